@@ -1,0 +1,104 @@
+"""Settings: frozen dataclasses with defaults, and modules found by name: the file's name is the thing's name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import json
+import pkgutil
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+Settings = TypeVar("Settings")
+
+FOLDERS = {"model": "models", "linker": "pipeline.linkers", "catalog": "catalogs"}
+
+
+def available(kind: str) -> list[str]:
+    """Names of all models, linkers or catalogs: the modules of that folder that have Settings' shape by name."""
+    package = importlib.import_module(FOLDERS[kind])
+    return sorted(
+        module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in ("parts", "weights")
+    )
+
+
+def load(kind: str, name: str) -> types.ModuleType:
+    """The module of a model, linker or catalog; ValueError with the nearest names where there is none."""
+    names = available(kind)
+    if name not in names:
+        raise ValueError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; available: {', '.join(names)}")
+    return importlib.import_module(f"{FOLDERS[kind]}.{name}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """' (did you mean ...?)' where a known word is near, else ''."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def settings(cls: type[Settings], given: Mapping[str, Any], what: str) -> Settings:
+    """An instance of the dataclass with these values, checked and converted by the fields' types.
+
+    Values may be strings, as they come from a command line. Raises ValueError that names the field, what was got
+    and what is allowed.
+    """
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    values = {}
+    for name, value in given.items():
+        if name not in known:
+            allowed = f"; it has: {', '.join(known)}" if known else "; it has none"
+            raise ValueError(f"{what} has no setting {name!r}{did_you_mean(name, known)}{allowed}")
+        values[name] = _convert(value, hints[name], f"{what}.{name}")
+    return cls(**values)
+
+
+def digest(value: object) -> str:
+    """A short name for settings: equal settings, equal digest, on any machine."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def plain(value: object) -> Any:
+    """Dataclasses, tuples and mappings as what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    return value
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    """The value as the type that a field is annotated with, or ValueError."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(f"{name} is {value!r}; it must be one of: {', '.join(map(str, arguments))}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in arguments):
+            return None
+        return _convert(value, next(a for a in arguments if a is not type(None)), name)
+    if origin is tuple:
+        items = value.split(",") if isinstance(value, str) else list(value)
+        inner = arguments[:1] * len(items) if arguments[1:] == (...,) else arguments
+        if len(items) != len(inner):
+            raise ValueError(f"{name} is {value!r}; it must be {len(inner)} values separated by commas")
+        return tuple(_convert(item, kind, name) for item, kind in zip(items, inner, strict=True))
+    if hint is bool:
+        truths = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if str(value).lower() not in truths:
+            raise ValueError(f"{name} is {value!r}; it must be true or false")
+        return truths[str(value).lower()]
+    try:
+        converted = hint(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}; it must be a {hint.__name__}") from None
+    if hint is int and isinstance(value, float) and value != converted:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number")
+    return converted
