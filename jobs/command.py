@@ -1,0 +1,61 @@
+"""The `trackloom` command: its verbs, and how errors become one sentence and an exit code.
+
+Exit codes: 0 all well; 1 wrong use, or nothing could be done; 2 some videos failed or are partial.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import click
+import typer
+
+VERBS = ("run", "detect", "link", "evaluate", "report", "train")
+
+
+def application(*verbs: str) -> typer.Typer:
+    """A Typer application of these verbs; the function of jobs/<verb>.py that bears its name is the command."""
+    app = typer.Typer(
+        name="trackloom",
+        help="Video datasets in, track tables out, scores over the whole dataset.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    for verb in verbs:
+        command: Callable[..., object] = getattr(importlib.import_module(f"jobs.{verb}"), verb)
+        app.command(verb)(command)
+    return app
+
+
+def main(*verbs: str) -> None:
+    """Runs the command line; errors that a user can mend end in one sentence on stderr, without a traceback.
+
+    TRACKLOOM_DEBUG=1 shows the traceback too.
+    """
+    try:
+        code = application(*(verbs or VERBS))(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        code = 0
+    except click.UsageError as error:
+        error.show()
+        code = 1
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        print("stopped; what was written is whole, and the same command goes on from there", file=sys.stderr)
+        code = 130
+    except (ValueError, OSError) as error:
+        if os.environ.get("TRACKLOOM_DEBUG"):
+            traceback.print_exc()
+        print(f"trackloom: {error}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
