@@ -1,4 +1,4 @@
-"""Verbs: run, detect, link, train, evaluate, report. `trackloom VERB --help`, or `python -m jobs.VERB` from the root."""
+"""Verbs, one file each: `trackloom VERB --help`, or `python -m jobs.VERB` from the root."""
 
 from pathlib import Path
 

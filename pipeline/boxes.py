@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.floating]
+Floats = NDArray[Any]
 
 
 def from_xywh(boxes: ArrayLike) -> Floats:
@@ -23,7 +25,8 @@ def to_xywh(boxes: ArrayLike) -> Floats:
 def area(boxes: ArrayLike) -> Floats:
     """Areas (N,) in square pixels, in float64."""
     array = np.asarray(boxes, np.float64)
-    return (array[..., 2] - array[..., 0]) * (array[..., 3] - array[..., 1])
+    product: Floats = (array[..., 2] - array[..., 0]) * (array[..., 3] - array[..., 1])
+    return product
 
 
 def intersection(first: ArrayLike, second: ArrayLike) -> Floats:
@@ -32,7 +35,8 @@ def intersection(first: ArrayLike, second: ArrayLike) -> Floats:
     b = np.asarray(second, np.float64).reshape(1, -1, 4)
     width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
     height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
-    return np.maximum(width, 0) * np.maximum(height, 0)
+    overlap: Floats = np.maximum(width, 0) * np.maximum(height, 0)
+    return overlap
 
 
 def iou(first: ArrayLike, second: ArrayLike) -> Floats:

@@ -8,18 +8,22 @@ foreground classes.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
 
-SOURCES = ("detected", "tracked")  # where a detection came from: the detector alone, or a track's re-detection
+SOURCES = (
+    "detected",
+    "tracked",
+)  # where a detection came from: the detector alone, or a track's re-detection
 ORIGINS = ("detected", "tracked", "interpolated")  # the same for a row of `tracks`
 
 
@@ -84,8 +88,8 @@ class ClipRef:
 
     def owns(self, frame_index: Array) -> NDArray[np.bool_]:
         """Which of these frame indices (T,) the clip owns, as booleans (T,)."""
-        inside = frame_index >= self.start
-        return inside if self.stop is None else inside & (frame_index < self.stop)
+        owned: NDArray[np.bool_] = frame_index >= self.start
+        return owned if self.stop is None else owned & (frame_index < self.stop)
 
     @property
     def clip_id(self) -> str:
@@ -226,7 +230,12 @@ def detections(
     """Makes `Detections` from anything array-like; labels default to 0, box_id to 0..N-1."""
     box_array = np.asarray(boxes, np.float32).reshape(-1, 4)
     count = len(box_array)
-    types = {"class_scores": np.float32, "embeddings": np.float32, "tracklet_id": np.int32, "tracked": np.bool_}
+    types = {
+        "class_scores": np.float32,
+        "embeddings": np.float32,
+        "tracklet_id": np.int32,
+        "tracked": np.bool_,
+    }
     given = {name: np.asarray(value, types.get(name)) if name in types else value for name, value in evidence.items()}
     return Detections(
         frame_index=frame_index,
@@ -303,7 +312,7 @@ def check_boxes(boxes: Array, what: str) -> None:
 def unique_ids(videos: Sequence[VideoInfo]) -> list[VideoInfo]:
     """The videos, sorted by id; raises ValueError where two share one."""
     ordered = sorted(videos, key=lambda video: video.video_id)
-    for one, other in zip(ordered, ordered[1:], strict=False):
+    for one, other in itertools.pairwise(ordered):
         if one.video_id == other.video_id:
             raise ValueError(
                 f"two videos are both called {one.video_id!r}: {one.uri} and {other.uri}; rename one or run them apart"

@@ -7,6 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples every run, and no deadline: a first call may import or compile.
+settings.register_profile("trackloom", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("trackloom")
 
 
 @pytest.fixture(scope="session")
