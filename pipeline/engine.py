@@ -1,0 +1,161 @@
+"""How stages run: one after the other in this process, or on Ray Data. Stages are plain callables over records.
+
+A stage is made once a worker (`Stage.make()`) and then called with one record at a time; it yields records. Locally
+that is a chain of generators. On Ray each record is a row; stages with `actors` hold their state (a network) in a pool
+of actors, the others are tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+Worker = Callable[[Any], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a dataflow.
+
+    make: called once a worker, gives the callable from one record to records; must be picklable.
+    takes, gives: what goes in and comes out, in words, for `--explain`.
+    actors: the size of its actor pool; 0 makes it a stateless task.
+    cpus, gpus: what one worker of it reserves.
+    """
+
+    name: str
+    make: Callable[[], Worker]
+    takes: str
+    gives: str
+    actors: int = 0
+    cpus: float = 1
+    gpus: float = 0
+
+    def describe(self) -> str:
+        """One line for `--explain`."""
+        where = f"{self.actors} actor{'s' * (self.actors > 1)}" if self.actors else "tasks"
+        needs = f"{self.cpus:g} CPU" + (f", {self.gpus:g} GPU" if self.gpus else "")
+        return f"{self.name:<9}{where:<11}{needs:<15}{self.takes}  ->  {self.gives}"
+
+
+class Engine(Protocol):
+    """Runs records through stages; the order of what comes out is not promised."""
+
+    name: str
+
+    def stream(self, records: Sequence[Any], stages: Sequence[Stage]) -> Iterator[Any]:
+        """Yields what the last stage yields; a record whose worker process dies may be missing."""
+
+
+class Local:
+    """The stages in a plain loop in this process."""
+
+    name = "local"
+
+    def stream(self, records: Sequence[Any], stages: Sequence[Stage]) -> Iterator[Any]:
+        flowing: Iterable[Any] = records
+        for stage in stages:
+            flowing = chain.from_iterable(map(stage.make(), flowing))
+        yield from flowing
+
+
+class OnRay:
+    """The stages on Ray Data, with back-pressure between them.
+
+    address: a cluster's address, or "local" for a session of this machine's own. A record that kills its worker is
+    tried twice, then dropped: who calls `stream` must notice what is missing.
+    """
+
+    name = "ray"
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+
+    def stream(self, records: Sequence[Any], stages: Sequence[Stage]) -> Iterator[Any]:
+        import ray
+
+        self.start()
+        if not records:
+            return
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.max_errored_blocks = -1  # a lost worker must not end the run; `stream`'s caller counts what came
+        flowing: ray.data.Dataset = ray.data.from_arrow([_table(record) for record in records])
+        for stage in stages:
+            how: dict[str, Any] = (
+                {
+                    "fn": _Each,
+                    "fn_constructor_args": (stage.make,),
+                    "compute": ray.data.ActorPoolStrategy(size=stage.actors),
+                    "max_restarts": 2,
+                    "max_task_retries": 1,
+                }
+                if stage.actors
+                else {"fn": _each, "fn_args": (stage.make,), "max_retries": 1}
+            )
+            with warnings.catch_warnings():
+                # Ray 2.60 takes the limits on restarts only by a way that it says will go in 2.64, and names no other.
+                warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+                flowing = flowing.map_batches(
+                    batch_size=1, batch_format="pyarrow", num_cpus=stage.cpus, num_gpus=stage.gpus or None, **how
+                )
+        for batch in flowing.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+            yield from _records(batch)
+
+    def start(self) -> None:
+        """Connects to Ray, once."""
+        import ray
+
+        if ray.is_initialized():
+            return
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        options: dict[str, Any] = {"include_dashboard": False} if self.address == "local" else {}
+        ray.init(
+            address=self.address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            **options,
+        )
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+    def cpus(self) -> float:
+        """CPUs of the whole cluster."""
+        import ray
+
+        self.start()
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return float(resources.get("CPU", 1))
+
+
+def _table(record: Any) -> pa.Table:
+    """A record as a row. One pickled column: a copy of a 64 MB clip costs 10 ms, its decoding a second."""
+    return pa.table({"record": pa.array([pickle.dumps(record, protocol=5)], pa.large_binary())})
+
+
+def _records(batch: pa.Table) -> Iterator[Any]:
+    for scalar in batch["record"]:
+        yield pickle.loads(scalar.as_buffer())
+
+
+def _each(batch: pa.Table, make: Callable[[], Worker]) -> Iterator[pa.Table]:
+    """A stateless stage as Ray Data calls it."""
+    yield from map(_table, chain.from_iterable(map(make(), _records(batch))))
+
+
+class _Each:
+    """A stage with state as Ray Data calls it."""
+
+    def __init__(self, make: Callable[[], Worker]) -> None:
+        self.worker = make()
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        yield from map(_table, chain.from_iterable(map(self.worker, _records(batch))))
