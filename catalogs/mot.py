@@ -1,0 +1,343 @@
+"""MOTChallenge: sequences as folders (img1/, gt/gt.txt, det/det.txt, seqinfo.ini), boxes as text.
+
+    trackloom run --catalog mot MOT17/train --set catalog.detector=FRCNN
+
+A line is `frame, id, left, top, width, height, confidence, ...`, separated by commas or white space, frames from 1.
+Left, top, width and height are taken as they stand, as continuous pixels. Ids that count from 0 become ids from 1;
+-1 is no id. Columns 8 and 9 of truth with 8 or 9 columns are the class and the visibility (MOT16 and later); of truth
+with 10 columns they are a place in the world or -1 (MOT15), and the class is `object`, as it is of all results.
+Source of the format and of what its truth means: motchallenge.net and TrackEval 1.3.
+"""
+
+from __future__ import annotations
+
+import configparser
+import hashlib
+import logging
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
+
+from pipeline import records
+from pipeline.boxes import from_xywh
+from pipeline.records import VideoInfo
+from pipeline.schemas import TRACKS, TRUTH
+
+CLASSES: tuple[str, ...] = ()
+
+CLASS_NAMES = {  # of MOT16, MOT17 and MOT20
+    1: "pedestrian",
+    2: "person_on_vehicle",
+    3: "car",
+    4: "bicycle",
+    5: "motorbike",
+    6: "non_mot_vehicle",
+    7: "static_person",
+    8: "distractor",
+    9: "occluder",
+    10: "occluder_on_ground",
+    11: "occluder_full",
+    12: "reflection",
+    13: "crowd",
+}
+SCORED = 1
+DISTRACTORS = (2, 7, 8, 12)  # predictions matched to them do not count
+DISTRACTORS_OF_MOT20 = (*DISTRACTORS, 6)
+UNNAMED = "object"
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+_log = logging.getLogger(__name__)
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """detector: of sequences that come once for each detector (MOT17-02-DPM, -FRCNN, -SDP), only this one's.
+
+    given_detections: whether det/det.txt is offered to linkers where it is there.
+    """
+
+    detector: str | None = None
+    given_detections: bool = True
+
+
+def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
+    """The sequences below a folder, or the one that it is.
+
+    A sequence is a folder with any of img1/, a video file beside gt or det, gt/gt.txt (or gt.txt) and det/det.txt (or
+    det.txt). Without images or video it is of kind `rows`. Raises FileNotFoundError where there is none.
+    """
+    if not source:
+        raise ValueError("the catalog mot needs a folder: of sequences, or one sequence")
+    fs, root = fsspec.core.url_to_fs(str(source))
+    root = root.rstrip("/")
+    if not fs.isdir(root):
+        raise FileNotFoundError(
+            f"{source} is not a folder; the catalog mot needs a folder of sequences, or one of them"
+        )
+    folders = [root, *sorted(path.rstrip("/") for path in fs.ls(root, detail=False) if fs.isdir(path))]
+    found = [video for folder in folders if (video := _sequence(fs, folder, settings)) is not None]
+    if not found:
+        raise FileNotFoundError(
+            f"{source} holds no MOTChallenge sequence; looked for img1/, gt/gt.txt, det/det.txt in it and its folders"
+        )
+    if settings.detector is not None:
+        ending = f"-{settings.detector}"
+        detectors = sorted({video.video_id.rsplit("-", 1)[-1] for video in found})
+        found = [video for video in found if video.video_id.endswith(ending)]
+        if not found:
+            raise ValueError(
+                f"no sequence of {source} ends in {ending!r}; there is: {', '.join(detectors)} (mot.detector)"
+            )
+    return records.unique_ids(found)
+
+
+def truth(video: VideoInfo) -> pa.Table | None:
+    """The truth of a video that `videos` listed, as rows of TRUTH; None where it has none.
+
+    As in TrackEval's preprocessing: truth marked not to be considered (column 7 is 0) and classes other than
+    pedestrian are ignored rows flagged `unscored`: they take part in the matching, but excuse nothing. Distractor
+    classes are flagged `distractor`: predictions matched to them do not count. Ignored rows name no class, since they
+    concern all; their own is among the flags.
+    """
+    return None if video.truth_uri is None else read_truth(video.truth_uri, video.video_id)
+
+
+def detections(video: VideoInfo) -> list[records.Detections]:
+    """The given detections of a video that `videos` listed: one record a frame, also where it has none, label 0."""
+    if video.detections_uri is None:
+        raise FileNotFoundError(f"{video.video_id} has no det/det.txt; its detections cannot be linked")
+    return read_detections(video.detections_uri, fps=video.fps)
+
+
+def read_truth(path: str, video_id: str) -> pa.Table:
+    """A file of truth as rows of TRUTH."""
+    columns = read_text(path)
+    count = len(columns)
+    class_id = np.full(count, SCORED)
+    named = columns.shape[1] in (8, 9)
+    if named:
+        class_id = columns[:, 7].astype(np.int64)
+        unknown = ~np.isin(class_id, [-1, *CLASS_NAMES])
+        if unknown.any():
+            raise ValueError(
+                f"{path}: class {class_id[unknown][0]} (column 8) is not one of MOTChallenge's, 1 to 13; "
+                "where there are no classes it is -1"
+            )
+        named = bool((class_id != -1).any())
+    distractors = DISTRACTORS_OF_MOT20 if video_id.startswith("MOT20") else DISTRACTORS
+    considered = columns[:, 6] != 0 if columns.shape[1] > 6 else np.ones(count, np.bool_)
+    scored = considered & (np.isin(class_id, (SCORED, -1)))
+    excusing = np.isin(class_id, distractors)
+    name = CLASS_NAMES[SCORED] if named else UNNAMED
+    flags = [
+        [] if is_scored else ["distractor" if is_excusing else "unscored", CLASS_NAMES.get(number, UNNAMED)]
+        for is_scored, is_excusing, number in zip(scored, excusing, class_id.tolist(), strict=True)
+    ]
+    return _table(
+        TRUTH,
+        columns,
+        video_id,
+        class_id=pa.array(np.zeros(count, np.int16), mask=~scored),
+        class_name=pa.array([name if is_scored else None for is_scored in scored], pa.string()),
+        ignore=~scored,
+        flags=flags,
+    )
+
+
+def read_tracks(path: str, video_id: str) -> pa.Table:
+    """A file of results as rows of TRACKS, of class `object`.
+
+    Where every confidence is -1 (MOTChallenge's for "not given") the scores are 1.
+    """
+    columns = read_text(path)
+    count = len(columns)
+    confidence = columns[:, 6] if columns.shape[1] > 6 else np.full(count, -1.0)
+    score = (np.ones(count) if (confidence == -1).all() else confidence).astype(np.float32)
+    return _table(
+        TRACKS,
+        columns,
+        video_id,
+        class_id=np.zeros(count, np.int16),
+        class_name=pa.array([UNNAMED] * count, pa.string()),
+        score=score,
+        raw_score=score,
+        origin=pa.array(["tracked"] * count, pa.string()),
+    )
+
+
+def read_detections(path: str, fps: float | None = None) -> list[records.Detections]:
+    """A file of detections, one record for every frame from the first to the last named, best score first.
+
+    Boxes of no size are left out, and how many is logged.
+    """
+    columns = read_text(path)
+    boxes = from_xywh(columns[:, 2:6]).astype(np.float32)
+    sized = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
+    if not sized.all():
+        _log.warning("%s: %d boxes of no size are left out", path, int((~sized).sum()))
+    columns, boxes = columns[sized], boxes[sized]
+    frame = columns[:, 0].astype(np.int64) - 1
+    score = columns[:, 6] if columns.shape[1] > 6 else np.ones(len(columns))
+    order = np.lexsort((-score, frame))
+    bounds = np.searchsorted(frame[order], np.arange(frame.max(initial=-1) + 2))
+    return [
+        records.detections(
+            index, boxes[order[a:b]], score[order[a:b]], timestamp_s=index / fps if fps else float(index)
+        )
+        for index, (a, b) in enumerate(pairwise(bounds.tolist()))
+    ]
+
+
+def read_text(path: str) -> Floats:
+    """The numbers of a file (N, C), float64, C >= 6, checked; frames as they stand, from 1.
+
+    Raises FileNotFoundError, or ValueError that names the file and the line.
+    """
+    with fsspec.open(path, "rb") as file:
+        content: bytes = file.read()
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text; a MOTChallenge file has a line of numbers a box") from None
+    filled = [(number, line.strip().rstrip(", \t")) for number, line in enumerate(lines, 1) if line.strip()]
+    if not filled:
+        raise ValueError(f"{path} is empty; a MOTChallenge file has a line of numbers a box")
+    delimiter = "," if "," in filled[0][1] else None
+    try:
+        columns = np.loadtxt([line for _, line in filled], delimiter=delimiter, ndmin=2, comments=None)
+    except ValueError:
+        raise ValueError(_bad_line(path, filled, delimiter)) from None
+    if columns.shape[1] < 6:
+        raise ValueError(
+            f"{path}:{filled[0][0]}: {columns.shape[1]} columns; a MOTChallenge file has at least 6: "
+            "frame, id, left, top, width, height"
+        )
+    frame, track = columns[:, 0], columns[:, 1]
+    for wrong, what in (
+        (~np.isfinite(columns[:, :7]).all(axis=1), "a number is not finite"),
+        ((frame < 1) | (frame != np.floor(frame)), "the frame (column 1) must be a whole number from 1"),
+        ((track < -1) | (track != np.floor(track)), "the id (column 2) must be a whole number from 0, or -1 for none"),
+        ((columns[:, 4:6] < 0).any(axis=1), "width and height (columns 5 and 6) must not be negative"),
+    ):
+        if wrong.any():
+            number, line = filled[int(np.argmax(wrong))]
+            raise ValueError(f"{path}:{number}: {what}; got: {line[:80]}")
+    return columns
+
+
+def _bad_line(path: str, filled: list[tuple[int, str]], delimiter: str | None) -> str:
+    """What is wrong with the first line that is not like the first."""
+    expected = len(filled[0][1].split(delimiter))
+    for number, line in filled:
+        fields = line.split(delimiter)
+        if len(fields) != expected:
+            return f"{path}:{number}: {len(fields)} columns where the first line has {expected}; got: {line[:80]}"
+        for index, field in enumerate(fields, 1):
+            try:
+                float(field)
+            except ValueError:
+                return (
+                    f"{path}:{number}: column {index} is {field.strip()!r}, not a number; is this a MOTChallenge file?"
+                )
+    return f"{path} is not a MOTChallenge file: a line of numbers a box"
+
+
+def _table(schema: pa.Schema, columns: Floats, video_id: str, **given: Any) -> pa.Table:
+    """Rows of a schema from the columns of a file, sorted by frame and id; what is not given is null."""
+    count = len(columns)
+    track = columns[:, 1].astype(np.int64)
+    if (track == 0).any():
+        track = np.where(track >= 0, track + 1, -1)
+    corners = from_xywh(columns[:, 2:6]).astype(np.float32)
+    values = {
+        "video_id": pa.array([video_id] * count, pa.string()),
+        "frame_index": (columns[:, 0] - 1).astype(np.int32),
+        "track_id": pa.array(track.astype(np.int32), mask=track < 0),
+        **{name: np.ascontiguousarray(corners[:, index]) for index, name in enumerate(("x1", "y1", "x2", "y2"))},
+        **given,
+    }
+    arrays = [
+        pa.array(values[field.name], _plain(field.type)).cast(field.type)
+        if field.name in values
+        else pa.nulls(count, field.type)
+        for field in schema
+    ]
+    order = np.lexsort((track, columns[:, 0]))
+    return pa.table(arrays, schema=schema).take(order)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type that a column is made in before it becomes a dictionary."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _sequence(fs: Any, folder: str, settings: Settings) -> VideoInfo | None:
+    """The sequence that a folder is, or None."""
+    inside = {path.rstrip("/").rsplit("/", 1)[-1]: path for path in fs.ls(folder, detail=False)}
+    gt = _first(fs, f"{folder}/gt/gt.txt", f"{folder}/gt.txt")
+    det = _first(fs, f"{folder}/det/det.txt", f"{folder}/det.txt")
+    info = _seqinfo(fs, f"{folder}/seqinfo.ini")
+    frames = f"{folder}/{info.get('imdir', 'img1')}"
+    files = sorted(path for name, path in inside.items() if name.lower().endswith(VIDEO_SUFFIXES))
+    texts = [path for path in (gt, det) if path]
+    kind: Literal["video", "images", "rows"]
+    if fs.isdir(frames):
+        kind, uri = "images", frames
+        content = [entry for entry in fs.ls(frames, detail=True) if entry["name"].lower().endswith(IMAGE_SUFFIXES)]
+    elif files and texts:
+        kind, uri, content = "video", files[0], [fs.info(files[0])]
+    elif texts:
+        kind, uri, content = "rows", "", [fs.info(path) for path in texts]
+    else:
+        return None
+    height, width = info.get("imheight"), info.get("imwidth")
+    return VideoInfo(
+        video_id=folder.rsplit("/", 1)[-1],
+        uri=_url(fs, uri) if uri else "",
+        catalog="mot",
+        kind=kind,
+        identity=_identity(content),
+        truth_uri=_url(fs, gt) if gt else None,
+        detections_uri=_url(fs, det) if det and settings.given_detections else None,
+        fps=float(info["framerate"]) if "framerate" in info else None,
+        size=(int(height), int(width)) if height and width else None,
+    )
+
+
+def _first(fs: Any, *paths: str) -> str | None:
+    """The first of these paths that is a file."""
+    return next((path for path in paths if fs.isfile(path)), None)
+
+
+def _url(fs: Any, path: str) -> str:
+    """A path as one that can be opened from anywhere: a URL where it is not on a local disk."""
+    return path if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(path))
+
+
+def _identity(content: list[dict[str, Any]]) -> str:
+    """Changes when files do: their names, sizes and times of change or etags."""
+    known = [
+        (entry["name"].rsplit("/", 1)[-1], entry.get("size"), entry.get("mtime") or entry.get("ETag"))
+        for entry in sorted(content, key=lambda entry: str(entry["name"]))
+    ]
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+
+
+def _seqinfo(fs: Any, path: str) -> dict[str, str]:
+    """The section Sequence of seqinfo.ini, keys in lower case; empty where there is no such file."""
+    if not fs.isfile(path):
+        return {}
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(fs.cat_file(path).decode("utf-8-sig"))
+        return dict(parser["Sequence"])
+    except (configparser.Error, KeyError, UnicodeDecodeError):
+        raise ValueError(f"{path} has no readable section [Sequence] with lines like imWidth=1920") from None
