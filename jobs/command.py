@@ -14,7 +14,7 @@ from collections.abc import Callable
 import click
 import typer
 
-VERBS = ("run", "detect", "link", "evaluate", "report", "train")
+VERBS = ("run", "detect", "link", "evaluate", "report", "query", "train")
 
 
 def application(*verbs: str) -> typer.Typer:

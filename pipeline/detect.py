@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -23,13 +23,14 @@ from pipeline.video import decode
 class Part:
     """What is known of one clip once it was seen: rows of `detections`, and how it went.
 
-    frames: how many frames the clip owns that were decoded; seconds: spent decoding and detecting.
+    frames, boxes: how many of them the clip owns; seconds: spent decoding and detecting.
     error: one sentence where the clip ended early (partial) or gave nothing (failed).
     """
 
     ref: ClipRef
     table: pa.Table
     frames: int = 0
+    boxes: int = 0
     status: Literal["ok", "partial", "failed"] = "ok"
     stage: str | None = None
     error: str | None = None
@@ -124,6 +125,7 @@ class Detect:
             ref,
             detections_table(ref.video.video_id, ref.clip_id, frames, owned),
             frames=int(owned.sum()),
+            boxes=sum(len(frame) for frame, mine in zip(frames, owned, strict=True) if mine),
             status="ok" if error is None else "partial" if owned.any() else "failed",
             stage=None if error is None else "decode",
             error=error,
@@ -159,9 +161,7 @@ def mapped_back(
 def clips_of(unit: Unit, resize: Resize, chunk_frames: int) -> Iterator[tuple[ClipRef, Iterator[Clip]]]:
     """Each clip of a unit with its chunks as they are decoded; clips of one video share an open decoder."""
     for _, refs in groupby(unit.refs, key=lambda ref: ref.video.video_id):
-        for _, chunks in groupby(decode(list(refs), resize, chunk_frames), key=lambda clip: clip.ref.clip_id):
-            first = next(chunks)
-            yield first.ref, chain([first], chunks)
+        yield from groupby(decode(list(refs), resize, chunk_frames), key=lambda clip: clip.ref)
 
 
 def chunked(clip: Clip, chunk_frames: int) -> Iterator[Clip]:

@@ -14,7 +14,7 @@ class Recipe:
     catalog, model, linker: names of modules; *_settings: what of their defaults is changed.
     source: what the catalog reads; clip_frames: how long a clip is, None for whole videos (what the papers do).
     overlap: frames that neighbouring clips share on either side of a seam, for `stitch` (only where clips are cut).
-    batch_frames: frames that a network sees at once; part of the recipe, since it can change the last bits.
+    chunk_frames: frames that are decoded and shown to a network at once, which bounds memory.
     detection_threshold: boxes that score below are not given out in `tracks`.
     tracking_threshold: tracks that score below give their boxes out without an id.
     videos_per_shard: how many videos a file of a table holds, and one link task takes.
@@ -30,13 +30,13 @@ class Recipe:
     linker_settings: Mapping[str, Any] = field(default_factory=dict)
     clip_frames: int | None = None
     overlap: int = 3
-    batch_frames: int = 8
+    chunk_frames: int = 32
     detection_threshold: float = 0.0
     tracking_threshold: float = 0.0
     videos_per_shard: int = 64
 
     def __post_init__(self) -> None:
-        for name, lowest in (("clip_frames", 1), ("overlap", 0), ("batch_frames", 1), ("videos_per_shard", 1)):
+        for name, lowest in (("clip_frames", 1), ("overlap", 0), ("chunk_frames", 1), ("videos_per_shard", 1)):
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise ValueError(f"{name} is {value}; it must be at least {lowest}")

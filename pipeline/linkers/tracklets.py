@@ -6,7 +6,8 @@ tracks that have no box in this frame, at the least total cost; one that finds n
 no box for `max_gap` frames is closed.
 
 SMOT matches by the distance of appearance embeddings alone. Without embeddings the evidence is where the track would
-be now: its last box moved on at its own velocity, held against the new box by IoU. Where both are known both must agree.
+be now: its last box moved on at its own velocity, held against the new box by IoU. Where both are
+known both must agree.
 """
 
 from __future__ import annotations

@@ -1,0 +1,65 @@
+"""Options that several verbs share, and how they become a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from jobs import recipes
+from pipeline.config import did_you_mean
+from pipeline.recipe import Recipe
+
+Output = Annotated[str, typer.Option("--output", "-o", help="The run: a folder at any fsspec URL.", metavar="RUN")]
+RecipeName = Annotated[str | None, typer.Option("--recipe", help=f"A named run: {', '.join(recipes.names())}.")]
+LinkerName = Annotated[str | None, typer.Option("--linker", help="Who gives boxes their identities.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="A setting of the model, linker or catalog, or of the recipe itself; may be repeated.",
+        metavar="model.sigma_det=0.5",
+    ),
+]
+IsLocal = Annotated[bool, typer.Option("--local", help="In a plain loop in this process, without Ray; same rows.")]
+Address = Annotated[
+    str | None, typer.Option("--address", help="A Ray cluster's address; RAY_ADDRESS, else a session of its own.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Throw away the tables that RUN holds.")]
+
+SECTIONS = {"model": "model_settings", "linker": "linker_settings", "catalog": "catalog_settings"}
+PLAIN = ("clip_frames", "overlap", "chunk_frames", "detection_threshold", "tracking_threshold", "videos_per_shard")
+
+
+def recipe_of(name: str | None, given: Sequence[str], **changes: Any) -> Recipe:
+    """The named recipe, or a plain one, with the changes that are not None and the `section.name=value` given.
+
+    A model, linker or catalog other than the recipe's drops the settings that were the recipe's for it.
+    """
+    recipe = recipes.load(name) if name else Recipe()
+    for field, value in changes.items():
+        if value is not None and value != getattr(recipe, field):
+            recipe = replace(recipe, **{field: value}, **({SECTIONS[field]: {}} if field in SECTIONS else {}))
+    for text in given:
+        key, equals, value = text.partition("=")
+        section, dot, field = key.partition(".")
+        if not equals or (not dot and key not in PLAIN) or (dot and section not in SECTIONS):
+            known = [*(f"{section}.NAME" for section in SECTIONS), *PLAIN]
+            raise ValueError(f"--set {text!r} names no setting{did_you_mean(key, PLAIN)}; it may be {', '.join(known)}")
+        if dot:
+            merged = {**getattr(recipe, SECTIONS[section]), field: value}
+            recipe = replace(recipe, **{SECTIONS[section]: merged})
+        else:
+            recipe = replace(recipe, **{key: _number(key, value)})
+    return recipe
+
+
+def _number(name: str, text: str) -> Any:
+    if text.lower() == "none" and name == "clip_frames":
+        return None
+    try:
+        return float(text) if name.endswith("threshold") else int(text)
+    except ValueError:
+        raise ValueError(f"--set {name}={text}: it must be a number") from None

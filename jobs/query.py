@@ -1,0 +1,48 @@
+"""SQL over a run's tables, by DuckDB: videos, detections, tracks, truth, scores.
+
+trackloom query runs/demo "SELECT status, count(*) FROM videos GROUP BY status"
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import duckdb
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs.command import main
+from pipeline.tables import TABLES, read_run
+
+
+def query(
+    run: Annotated[str, typer.Argument(help="The run whose tables are asked.")],
+    sql: Annotated[str, typer.Argument(help="A query over videos, detections, tracks, truth and scores.")],
+    csv: Annotated[bool, typer.Option("--csv", help="As comma-separated values, to pass on.")] = False,
+) -> None:
+    """Asks a run's tables in SQL. The same files can be read by anything that reads Parquet."""
+    tables = read_run(run)
+    database = duckdb.connect()
+    for name in TABLES:
+        if tables.shards(name):
+            database.register(name, tables.table(name))
+    try:
+        found = database.sql(sql)
+        rows = found.fetchall() if found else []
+    except duckdb.Error as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    if found is None:
+        return
+    if csv:
+        found.to_df().to_csv(sys.stdout, index=False)
+        return
+    shown = Table(*found.columns)
+    for row in rows:
+        shown.add_row(*("" if value is None else str(value) for value in row))
+    Console().print(shown)
+
+
+if __name__ == "__main__":
+    main("query")

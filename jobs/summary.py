@@ -1,0 +1,75 @@
+"""What a job says when it is done: where its tables lie, how it went, the scores, and a query to try."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow.compute as pc
+
+from pipeline import scoring
+from pipeline.schemas import SCORES
+from pipeline.tables import Run
+
+SHOWN = ("mAP", "HOTA", "MOTA", "IDF1", "IDSW")
+
+
+def statuses(run: Run) -> Counter[str]:
+    """How many videos are ok, partial and failed."""
+    return Counter(run.table("videos")["status"].to_pylist())
+
+
+def exit_code(run: Run) -> int:
+    """0 where every video is ok, 2 where some are not, 1 where none gave anything."""
+    found = statuses(run)
+    if found["failed"] == found.total():
+        return 1
+    return 2 if found["failed"] or found["partial"] else 0
+
+
+def summary(run: Run, page: str | None) -> str:
+    """A few lines for the end of a job."""
+    videos = run.table("videos")
+    lines = []
+    bad = videos.filter(pc.not_equal(videos["status"], "ok"))
+    for row in bad.slice(0, 10).to_pylist():
+        lines.append(f"{row['status']}: {row['video_id']}: {row['error']}")
+    if len(bad) > 10:
+        lines.append(f"... and {len(bad) - 10} more; all in the videos table")
+    counts = statuses(run)
+    frames, tracks = (pc.sum(videos[name]).as_py() or 0 for name in ("frames_decoded", "tracks"))
+    lines.append(
+        f"{counts['ok']} videos ok, {counts['partial']} partial, {counts['failed']} failed; "
+        f"{frames:,} frames, {tracks:,} tracks"
+    )
+    if scored := scores_line(run):
+        lines.append(scored)
+    lines.append("")
+    lines.append(f"tracks   {run.path('tracks')}/*.parquet")
+    if run.shards("scores"):
+        lines.append(f"scores   {run.path('scores')}/*.parquet")
+    if page:
+        lines.append(f"report   {page}")
+    lines.append(f'try      trackloom query {run.url} "{QUERY}"')
+    return "\n".join(lines)
+
+
+QUERY = (
+    "SELECT class_name, count(DISTINCT (video_id, track_id)) AS tracks, count(*) AS boxes "
+    "FROM tracks WHERE track_id IS NOT NULL GROUP BY class_name ORDER BY tracks DESC"
+)
+
+
+def scores_line(run: Run) -> str:
+    """The combined scores in one line; empty where there is no truth."""
+    combined = combined_scores(run)
+    return "  ".join(
+        f"{name} {int(combined[name])}" if name in scoring.NUMBERS else f"{name} {combined[name]:.3f}"
+        for name in SHOWN
+        if name in combined
+    )
+
+
+def combined_scores(run: Run) -> dict[str, float]:
+    """Metric -> value over all videos and classes; empty where there is no truth."""
+    table = run.table("scores") if run.shards("scores") else SCORES.empty_table()
+    return scoring.values(scoring.combine([table])).get((None, None), {}) if len(table) else {}

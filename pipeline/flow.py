@@ -1,0 +1,162 @@
+"""The dataflow: videos -> clips -> decode -> detect -> write; read -> stitch -> link -> write; read -> score -> write.
+
+Three functions from table to table: `detect` (videos -> `detections`), `link` (`detections` -> `tracks`) and `score`
+(`tracks` -> `scores`). Each does only what is missing from the run, on whatever engine it is given, and each stage is
+a plain callable in `steps`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from pipeline.detect import Decode, Detect, Unit
+from pipeline.engine import Engine, Local, Stage
+from pipeline.recipe import Recipe
+from pipeline.records import ClipRef, Resize, VideoInfo
+from pipeline.steps import Gather, Link, Plan, PlanVideo, Score, WritePart, lost_part, lost_plan, shards_of, units_of
+from pipeline.tables import PARTS, Run
+
+Progress = Callable[[str, int, int, Any], None]
+"""Called with (what is being done, how many are done, of how many, the newest result)."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many, and what each holds. actors: networks at work; gpus: of each; fuse: they decode for themselves."""
+
+    actors: int = 1
+    gpus: float = 0
+    fuse: bool = False
+    cpus: float = 1
+
+
+def detect_stages(run: Run, recipe: Recipe, resize: Resize, workers: Workers) -> list[Stage]:
+    """clips -> `_parts`."""
+    device = "cuda" if workers.gpus else "cpu"
+    network = partial(Detect, recipe.model, recipe.model_settings, recipe.chunk_frames, device)
+    decode = Stage("decode", partial(Decode, resize, recipe.chunk_frames), "clips", "frames uint8 (T, 3, H, W)")
+    detect = Stage(
+        "detect",
+        network,
+        "clips" if workers.fuse else "frames uint8 (T, 3, H, W)",
+        "boxes, scores, labels, evidence",
+        actors=workers.actors,
+        cpus=workers.cpus,
+        gpus=workers.gpus,
+    )
+    write = Stage("write", partial(WritePart, run), detect.gives, "_parts/CLIP.parquet", cpus=0.1)
+    return [detect, write] if workers.fuse else [decode, detect, write]
+
+
+def plan_stage(recipe: Recipe, context: tuple[int, int]) -> Stage:
+    """videos -> clips."""
+    return Stage("plan", partial(PlanVideo, recipe, context), "videos", "clips, what the headers say", cpus=0.5)
+
+
+def gather_stage(run: Run) -> Stage:
+    """`_parts` of a shard -> its `detections` and `videos`."""
+    return Stage("gather", partial(Gather, run), "_parts/CLIP.parquet", "detections, videos")
+
+
+def link_stage(run: Run, recipe: Recipe, source: Run) -> Stage:
+    """`detections` of a shard -> its `tracks`."""
+    return Stage("link", partial(Link, run, recipe, source), "detections", "tracks, videos")
+
+
+def score_stage(run: Run, catalog: str) -> Stage:
+    """`tracks` of a shard and its truth -> its `truth` and `scores`."""
+    return Stage("score", partial(Score, run, catalog), "tracks, the catalog's truth", "truth, scores")
+
+
+def detect(
+    run: Run,
+    recipe: Recipe,
+    videos: Sequence[VideoInfo],
+    model: Any,
+    engine: Engine,
+    workers: Workers,
+    progress: Progress,
+) -> None:
+    """Writes `detections` and `videos` of every shard that has none yet.
+
+    model: a built network, asked only what it wants to be shown.
+    """
+    done = set(run.shards("detections"))
+    shards = {file: shard for file, shard in shards_of(videos, recipe.videos_per_shard).items() if file not in done}
+    plans = planned(recipe, model, [video for shard in shards.values() for video in shard.videos], engine, progress)
+    clips = [ref for plan in plans.values() for ref in plan.clips]
+    resize = Resize(**model.resize)
+    stages = detect_stages(run, recipe, resize, workers)
+    report = counter("detect", len(clips), progress, len(clips) - len(missing(clips, run)))
+    report(engine.stream(units_of(missing(clips, run), plans, resize), stages))
+    # A worker that died took its unit along: each clip once more on its own, so that only the culprit is lost.
+    for unit in units_of(missing(clips, run), plans, resize):
+        for ref in unit.refs:
+            report(engine.stream([Unit((ref,), unit.travels)], stages))
+    report(Local().stream([lost_part(ref) for ref in missing(clips, run)], stages[-1:]))
+
+    gathered = {
+        file: replace(shard, plans=tuple(plans[v.video_id] for v in shard.videos)) for file, shard in shards.items()
+    }
+    fill(run, "detections", gathered, engine, gather_stage(run), progress)
+    run.remove(PARTS)
+
+
+def link(run: Run, recipe: Recipe, engine: Engine, progress: Progress, source: Run | None = None) -> None:
+    """Writes `tracks` of every shard of `detections` that has none yet; source: the run whose detections they are."""
+    source = source or run
+    files = {file: file for file in source.shards("detections")}
+    fill(run, "tracks", files, engine, link_stage(run, recipe, source), progress)
+
+
+def score(run: Run, recipe: Recipe, videos: Sequence[VideoInfo], engine: Engine, progress: Progress) -> None:
+    """Writes `truth` and `scores` of every shard that has none yet; videos without truth have no rows in them."""
+    known = shards_of(videos, recipe.videos_per_shard)
+    fill(run, "scores", known, engine, score_stage(run, recipe.catalog), progress)
+
+
+def planned(
+    recipe: Recipe, model: Any, videos: Sequence[VideoInfo], engine: Engine, progress: Progress
+) -> dict[str, Plan]:
+    """Each video's plan by its id; a video whose header kills the reader's process is planned as failed."""
+    stage = plan_stage(recipe, (model.frames_before, model.frames_after))
+    plans: dict[str, Plan] = {}
+    for plan in engine.stream(videos, [stage]):
+        plans[plan.video.video_id] = plan
+        progress("plan", len(plans), len(videos), plan)
+    return {video.video_id: plans.get(video.video_id) or lost_plan(video) for video in videos}
+
+
+def fill(run: Run, table: str, records: Mapping[str, Any], engine: Engine, stage: Stage, progress: Progress) -> None:
+    """Runs a stage on the records, by file name, whose file the table lacks; each writes it.
+
+    What a lost worker left undone is done again in this process, where an error ends the run: a shard cannot fail by
+    a video's fault.
+    """
+    done = set(run.shards(table))
+    todo = {file: record for file, record in records.items() if file not in done}
+    report = counter(stage.name, len(todo), progress)
+    report(engine.stream(list(todo.values()), [stage]))
+    done = set(run.shards(table))
+    report(Local().stream([record for file, record in todo.items() if file not in done], [stage]))
+
+
+def missing(refs: Sequence[ClipRef], run: Run) -> list[ClipRef]:
+    """The clips that have no part."""
+    parts = run.parts()
+    return [ref for ref in refs if ref.clip_id not in parts]
+
+
+def counter(name: str, total: int, progress: Progress, count: int = 0) -> Callable[[Iterable[Any]], None]:
+    """A function that runs a stream to its end and tells `progress` of each result, counting on over calls."""
+    numbers = itertools.count(count + 1)
+
+    def run_out(stream: Iterable[Any]) -> None:
+        for result in stream:
+            progress(name, min(next(numbers), total), total, result)
+
+    return run_out
