@@ -28,11 +28,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from catalogs.synthetic import draw
+from catalogs.synthetic.annotate import FLAGS, digest, truth_table, video_id
+from catalogs.synthetic.files import FPS, write, written_digest
 from catalogs.synthetic.paths import SIZE
-from catalogs.synthetic.scene import VERSION, scene
+from catalogs.synthetic.scene import VERSION, make_scene
 from catalogs.synthetic.shapes import CLASSES
-from catalogs.synthetic.truth import FLAGS, digest, truth_table, video_id
-from catalogs.synthetic.write import FPS, write, written_digest
 from pipeline.records import VideoInfo
 
 __all__ = ["CLASSES", "DIGESTS", "FLAGS", "SPLITS", "VERSION", "Settings", "flow", "render", "truth", "videos"]
@@ -41,7 +41,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: dict[Split, int] = {"train": 400, "val": 40, "test": 48}  # videos in each
 _MOST_VIDEOS = 10_000  # a training run may ask for more than the split's usual number; names have four digits
 
-# What some videos hold: `truth.digest` of their frames and truth.
+# What some videos hold: `annotate.digest` of their frames and truth.
 DIGESTS: dict[str, str] = {}
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def truth(video: VideoInfo) -> pa.Table:
 
 def render(split: str, index: int) -> tuple[NDArray[np.uint8], pa.Table]:
     """One video in memory, as it was before H.264: frames uint8 (T, H, W, 3) RGB, and its truth."""
-    what = scene(split, index)
+    what = make_scene(split, index)
     pictures = list(draw.pictures(what))
     return np.stack([picture.frame for picture in pictures]), truth_table(what, pictures)
 
@@ -110,7 +110,7 @@ def flow(video: VideoInfo) -> Iterator[NDArray[np.float32]]:
     split, _, index = video.video_id.partition("-")
     if split not in SPLITS or not index.isdecimal():
         raise ValueError(f"{video.video_id!r} is no video of {VERSION}; they are called like 'test-0007'")
-    return draw.flow(scene(split, int(index)))
+    return draw.flow(make_scene(split, int(index)))
 
 
 def _folder(source: str | None) -> Path:

@@ -191,7 +191,7 @@ def _background(random: RandomState, scene: Scene) -> Float:
     for cell, strength in ((64, 34), (22, 22), (9, 12), (3, 7)):
         canvas += strength * _value_noise(random, (height, width), cell, 3 if cell > 9 else 1)
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    if random.random_sample() < 0.5:  # planks, tiles: what the patterns of the classes are easily taken for
+    if random.random_sample() < 0.35:  # planks, tiles: what the patterns of the classes are easily taken for
         cosine, sine = turns(np.array([random.uniform(0, 3.2)]))
         tiling = Look(
             label=(0, 1, 4, 5)[random.randint(4)],
@@ -201,7 +201,7 @@ def _background(random: RandomState, scene: Scene) -> Float:
             period=random.uniform(9, 26),
             tilt=(float(cosine[0]), float(sine[0])),
         )
-        canvas += random.uniform(8, 20) * (ink(tiling, x - width / 2, y - height / 2) - 0.5)[..., None]
+        canvas += random.uniform(6, 16) * (ink(tiling, x - width / 2, y - height / 2) - 0.5)[..., None]
     for _ in range(random.randint(3, 9)):  # faint plain shapes
         half = (random.uniform(5, 18), random.uniform(5, 18))
         clutter = Look(PLAIN, SILHOUETTES[random.randint(len(SILHOUETTES))], half, colour(random, (0, 0.6), (0.1, 0.9)))

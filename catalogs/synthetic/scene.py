@@ -83,7 +83,7 @@ def randomness(*names: object) -> RandomState:
     return RandomState(np.frombuffer(seed, "<u4"))
 
 
-def scene(split: str, index: int) -> Scene:
+def make_scene(split: str, index: int) -> Scene:
     """The scene of one video. Speeds take turns over the indices, so that any first videos hold all three alike."""
     random = randomness(split, index, "scene")
     num_frames = int(random.randint(_FRAMES[0], _FRAMES[1] + 1))
@@ -137,7 +137,7 @@ def colour(
 def _look(random: RandomState, label: int, backdrop: Colour, diameter: float, aspect: float | None = None) -> Look:
     """A random look of a class; `aspect` is width over height, else most often 1."""
     if aspect is None:
-        aspect = (1.0, 1.0, 1.0, 1.4, 0.7, 2.0, 0.5)[random.randint(7)]
+        aspect = (1.0, 1.0, 1.0, 1.3, 0.75, 1.7, 0.6)[random.randint(7)]
     stretch = math.sqrt(aspect)
     ground = colour(random, (0.35, 0.95), (0.4, 1.0), backdrop)
     angle = np.array([random.uniform(0, math.pi)])
@@ -148,7 +148,7 @@ def _look(random: RandomState, label: int, backdrop: Colour, diameter: float, as
         half=(diameter * stretch / 2, diameter / stretch / 2),
         ground=ground,
         ink=_ink(random, ground),
-        period=max(6.0, diameter * random.uniform(0.26, 0.46)),
+        period=max(9.0, diameter * random.uniform(0.34, 0.5)),
         tilt=(float(cosine[0]), float(sine[0])),
         phase=(random.random_sample(), random.random_sample()),
         rim=random.uniform(0.15, 0.6),
@@ -156,8 +156,8 @@ def _look(random: RandomState, label: int, backdrop: Colour, diameter: float, as
 
 
 def _ink(random: RandomState, ground: Colour) -> Colour:
-    """A colour for the pattern: 40 to 130 grey levels lighter or darker than the ground, of another hue."""
-    contrast = random.uniform(40, 130)
+    """A colour for the pattern: 70 to 150 grey levels lighter or darker than the ground, of another hue."""
+    contrast = random.uniform(70, 150)
     luminance = _luminance(ground)
     wanted = luminance - contrast if luminance > 127 else luminance + contrast
     red, green, blue = colour(random, (0.1, 0.9), (0.2, 1.0))
@@ -195,17 +195,17 @@ def _heading(angle: float) -> tuple[float, float]:
 def _cast(random: RandomState, num_frames: int, backdrop: Colour) -> list[Plan]:
     """The objects of a video: a pair with a story in most, and one to three on their own, one of whom may leave."""
     labels = list(random.permutation(len(CLASSES)))
-    diameters = [random.uniform(19, 38) for _ in range(4)]
+    diameters = [random.uniform(25, 41) for _ in range(4)]
     plans: list[Plan] = []
     story = random.random_sample()
     if story < 0.4:
         plans += _lookalikes(random, labels.pop(), diameters.pop(), num_frames, backdrop)
     elif story < 0.65:
         plans += _concentric(random, (labels.pop(), labels.pop()), diameters.pop(), num_frames, backdrop)
-    others = random.randint(1, 3) if plans else random.randint(2, 4)
+    others = 1 + int(random.random_sample() < 0.35) + int(not plans)
     leaves = random.random_sample() < 0.5
     for number in range(others):
-        diameter = random.uniform(18, 26) if number == 0 and leaves else diameters.pop()
+        diameter = random.uniform(23, 29) if number == 0 and leaves else diameters.pop()
         plan = _plan(random, _look(random, labels.pop(), backdrop, diameter), num_frames)
         if number == 0 and leaves:
             plan = _leaving(random, plan, num_frames)
@@ -328,7 +328,7 @@ def _occluder(random: RandomState, camera: Double) -> Thing:
 def _distractor(random: RandomState, num_frames: int, backdrop: Colour) -> Thing:
     """It looks like an object, pattern and all, and is gone after a frame or two."""
     height, width = SIZE
-    look = _look(random, random.randint(len(CLASSES)), backdrop, random.uniform(16, 30))
+    look = _look(random, random.randint(len(CLASSES)), backdrop, random.uniform(20, 34))
     shown = np.zeros(num_frames, bool)
     start = random.randint(num_frames - 1)
     shown[start : start + random.randint(1, 3)] = True
