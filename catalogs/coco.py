@@ -119,6 +119,8 @@ def read_tracks(path: str, dataset_path: str, video_id: str | None = None) -> pa
     """A results json as rows of TRACKS, of one video or all; rows without `track_id` have no identity."""
     dataset = read_dataset(dataset_path)
     results = _load(path)
+    if isinstance(results, dict):  # some write the whole dataset, with the results as its annotations
+        results = results.get("annotations")
     if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
         raise ValueError(f"{path} is not a results json of COCO: a list of image_id, category_id, bbox, score")
     rows = _placed(dataset, results, path, video_id)

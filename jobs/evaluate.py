@@ -1,0 +1,319 @@
+"""Scores tracks against truth: for each video and over all, whoever made the tracks.
+
+    trackloom evaluate TRACKS --truth TRUTH [--json] [--output scores.json]
+
+Each of the two is a run, a Parquet file or folder of ours, a MOTChallenge text file, or a folder of them: results as
+NAME.txt, truth as NAME/gt/gt.txt; or a results json and a dataset json of COCO. Videos meet by name; one file against
+one file meet whatever their names.
+
+A video of truth that the tracks have nothing of counts as missed throughout, and is named on stderr. Given a single
+results file, only its own video is scored. Tracks without truth are left out, and named too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from catalogs import coco, mot
+from jobs.command import main
+from pipeline import scoring
+from pipeline.metrics import detection
+from pipeline.tables import Run, Store
+
+FORMS = "a run, Parquet, a MOTChallenge text file, a folder of those, or COCO json"
+SHOWN = {  # column: metric
+    "HOTA": "HOTA",
+    "DetA": "DetA",
+    "AssA": "AssA",
+    "IDSW": "IDSW",
+    "MOTA": "MOTA",
+    "MOTP": "MOTP",
+    "IDF1": "IDF1",
+    "IDP": "IDP",
+    "IDR": "IDR",
+    "switches": "num_switches",
+    "FP": "num_false_positives",
+    "misses": "num_misses",
+    "mAP": "mAP",
+}
+DEFINITIONS = (
+    "HOTA, DetA, AssA, IDSW: TrackEval 1.3. MOTA, IDF1, IDP, IDR, switches, FP, misses: py-motmetrics 1.4; "
+    "MOTP is its mean of 1 - IoU, smaller is better. mAP: ImageNet VID, IoU .5, all points."
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of TRACKS or TRUTH, and the videos that they are of, also such as have no row."""
+
+    table: pa.Table
+    videos: tuple[str, ...]
+    is_single: bool = False  # one file, of one video
+
+
+def evaluate(
+    tracks: Annotated[str, typer.Argument(help=f"The tracks: {FORMS}.")],
+    truth: Annotated[str, typer.Option(help=f"The truth: {FORMS}.")],
+    metrics: Annotated[str, typer.Option(help="Only these, separated by commas; else all that truth allows.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: combined, videos, classes.")] = False,
+    output: Annotated[str, typer.Option(help="Write the scores here too: a .json or .parquet file.")] = "",
+    class_agnostic: Annotated[bool, typer.Option("--class-agnostic", help="Boxes match whatever their class.")] = False,
+    tolerance: Annotated[float, typer.Option(help="Pixels that mAP forgives small boxes; ImageNet VID has 10.")] = 0.0,
+) -> None:
+    """Score tracks against truth: HOTA, CLEAR, identity and mAP, for each video and combined."""
+    if output and not output.endswith((".json", ".parquet")):
+        raise ValueError(f"--output is {output!r}; it must end in .json or .parquet")
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"--tolerance is {tolerance}; it must be 0 pixels or more")
+    asked = [name.strip() for name in metrics.split(",") if name.strip()] or None
+    rows = score_files(tracks, truth, metrics=asked, class_agnostic=class_agnostic, tolerance=tolerance)
+    if asked:
+        rows = rows.filter(pc.is_in(rows["metric"], pa.array(asked)))
+    if output:
+        write(rows, output)
+    if as_json:
+        print(json.dumps(summary(rows), indent=2))
+    else:
+        show(rows)
+
+
+def score_files(
+    tracks: str,
+    truth: str,
+    *,
+    metrics: list[str] | None = None,
+    class_agnostic: bool = False,
+    tolerance: float = 0.0,
+) -> pa.Table:
+    """Rows of SCORES of each video and over all, from files. Says on stderr which videos do not meet.
+
+    Raises FileNotFoundError or ValueError, in a sentence, where there is nothing to read or nothing meets.
+    """
+    scoring.families(metrics)  # a misspelt metric stops the work before it starts
+    known = read(truth, "truth")
+    found = read(tracks, "tracks", wanted=known.videos, dataset=truth)
+    if found.is_single and known.is_single:
+        if found.videos != known.videos:
+            _note(f"{found.videos[0]} of {tracks} is scored against {known.videos[0]} of {truth}")
+        found = _renamed(found, known.videos[0])
+    elif found.is_single:
+        known = Rows(known.table, tuple(video for video in known.videos if video in found.videos))
+    _say_who_does_not_meet(found, known, tracks, truth)
+    if not class_agnostic:
+        _check_classes(found.table, known.table)
+    if len(found.table) and found.table["track_id"].null_count == len(found.table):
+        identified = [name for name in metrics or () if name not in detection.FIELDS]
+        if identified:
+            raise ValueError(f"{', '.join(identified)} need identities, and {tracks} has no row with a track_id")
+        _note(f"{tracks} has no row with a track_id: only {', '.join(detection.FIELDS)} is scored")
+        metrics = list(detection.FIELDS)
+    rows = scoring.score(
+        known.table,
+        found.table,
+        metrics=metrics,
+        videos=known.videos,
+        class_agnostic=class_agnostic,
+        tolerance=tolerance,
+    )
+    return pa.concat_tables([rows, scoring.combine([rows])])
+
+
+def read(path: str, side: str, *, wanted: tuple[str, ...] = (), dataset: str = "") -> Rows:
+    """Rows of a side, `tracks` or `truth`, from any of FORMS.
+
+    wanted: of a folder of results, only these videos' files are read (others lie beside them, such as summaries).
+    dataset: the json that a results json refers to.
+    """
+    fs, root = fsspec.core.url_to_fs(path)
+    root = root.rstrip("/")
+    if not fs.exists(root):
+        raise FileNotFoundError(f"the {side} {path} is not there; it may be {FORMS}")
+    if fs.isdir(root):
+        return _read_folder(fs, root, path, side, wanted)
+    folder, _, name = path.rpartition("/")
+    if name.endswith(".parquet"):
+        return _rows(Run(folder or ("/" if path.startswith("/") else ".")).read_table(name), path)
+    if name.endswith(".json"):
+        if side == "truth":
+            return Rows(coco.read_truth(path), tuple(coco.read_dataset(path).lengths))
+        if not dataset.endswith(".json"):
+            raise ValueError(f"{path} is a results json; its truth must be the dataset json, not {dataset}")
+        return Rows(coco.read_tracks(path, dataset), tuple(coco.read_dataset(dataset).lengths))
+    return _read_texts({_sequence(fs.info(root)["name"]): path}, side, is_single=True)
+
+
+def summary(rows: pa.Table) -> dict[str, Any]:
+    """{combined: {metric: value}, videos: {id: {...}}}, and classes: {name: {...}} where there are several.
+
+    nan becomes None, counts whole numbers.
+    """
+    found = scoring.values(rows)
+    plain = {key: {name: _plain(name, value) for name, value in metrics.items()} for key, metrics in found.items()}
+    classes = {name: metrics for (video, name), metrics in plain.items() if video is None and name is not None}
+    return {
+        "combined": plain.get((None, None), {}),
+        "videos": {video: metrics for (video, name), metrics in plain.items() if video is not None and name is None},
+        **({"classes": classes} if len(classes) > 1 else {}),
+    }
+
+
+def write(rows: pa.Table, output: str) -> None:
+    """Writes scores whole or not at all: as `summary`, or as rows of SCORES."""
+    folder, _, name = output.rpartition("/")
+    folder = folder or ("/" if output.startswith("/") else ".")
+    if name.endswith(".parquet"):
+        Run(folder).write_table(rows, name)
+    else:
+        Store(folder).write((json.dumps(summary(rows), indent=2) + "\n").encode(), name)
+
+
+def show(rows: pa.Table) -> None:
+    """Prints a table, a row a video, the combined row last, and what its figures are."""
+    found = summary(rows)
+    present = {name for metrics in (found["combined"], *found["videos"].values()) for name in metrics}
+    shown = {column: metric for column, metric in SHOWN.items() if metric in present}
+    if not shown:  # only metrics that the table has no column for were asked for
+        shown = {name: name for name in scoring.METRICS if name in present}
+    table = Table()
+    table.add_column("video", no_wrap=True)
+    for column in shown:
+        table.add_column(column, justify="right", no_wrap=True)
+    lines = [*found["videos"].items(), ("combined", found["combined"])]
+    for index, (name, metrics) in enumerate(lines):
+        cells = [_cell(metrics.get(metric)) for metric in shown.values()]
+        table.add_row(name, *cells, end_section=index == len(lines) - 2)
+    console = Console()
+    if not console.is_terminal:  # a file has no width, and figures cut short are no use
+        console = Console(width=200)
+    console.print(table)
+    console.print(DEFINITIONS, highlight=False, soft_wrap=True)
+
+
+def _cell(value: float | int | None) -> str:
+    """A figure of the table."""
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def _plain(name: str, value: float) -> float | int | None:
+    """A value as JSON knows it."""
+    if math.isnan(value):
+        return None
+    return int(value) if name in scoring.NUMBERS else value
+
+
+def _read_folder(fs: Any, root: str, path: str, side: str, wanted: tuple[str, ...]) -> Rows:
+    """A run, a folder of Parquet, or of MOTChallenge files."""
+    run = Run(path)
+    if run.shards(side):
+        return _rows(run.table(side), path, of_scores=run)
+    names = run.names()
+    parquet = [name for name in names if name.endswith(".parquet")]
+    if parquet:
+        return _rows(pa.concat_tables([run.read_table(name).replace_schema_metadata(None) for name in parquet]), path)
+    if "run.json" in names:
+        return _rows(run.table(side), path)  # refuses, and says what there is
+    if side == "truth":
+        known = {folder.rsplit("/", 1)[-1]: folder for folder in fs.ls(root, detail=False)}
+        known[root.rsplit("/", 1)[-1]] = root
+        texts = {name: f"{folder}/gt/gt.txt" for name, folder in known.items() if fs.isfile(f"{folder}/gt/gt.txt")}
+        if texts:
+            return _read_texts({name: fs.unstrip_protocol(text) for name, text in texts.items()}, side)
+    texts = {name.removesuffix(".txt"): run.path(name) for name in names if name.endswith(".txt")}
+    if not texts:
+        raise ValueError(f"the {side} {path} is a folder without any that can be read; it may be {FORMS}")
+    kept = {name: text for name, text in texts.items() if not wanted or name in wanted}
+    return _read_texts(
+        {name: fs.unstrip_protocol(text) for name, text in (kept or texts).items()}, side, beside=tuple(texts)
+    )
+
+
+def _read_texts(texts: dict[str, str], side: str, *, is_single: bool = False, beside: tuple[str, ...] = ()) -> Rows:
+    """MOTChallenge files by video. beside: the names of files that were not read."""
+    reader = mot.read_truth if side == "truth" else mot.read_tracks
+    tables = [reader(text.removeprefix("file://"), name) for name, text in sorted(texts.items())]
+    return Rows(pa.concat_tables(tables).unify_dictionaries(), tuple(sorted({*texts, *beside})), is_single)
+
+
+def _sequence(path: str) -> str:
+    """The video that a MOTChallenge file is of: NAME/gt/gt.txt and NAME.txt are of NAME."""
+    parts = path.split("/")
+    if len(parts) >= 3 and parts[-2] in ("gt", "det") and parts[-1] == f"{parts[-2]}.txt":
+        return parts[-3]
+    return parts[-1].rsplit(".", 1)[0]
+
+
+def _rows(table: pa.Table, path: str, of_scores: Run | None = None) -> Rows:
+    """Rows of a table of ours; a run's scores name also the videos whose truth is empty."""
+    if "video_id" not in table.column_names:
+        raise ValueError(f"{path} is no table of tracks or truth; it has the columns {', '.join(table.column_names)}")
+    videos = set(pc.unique(table["video_id"].cast(pa.string())).to_pylist())
+    is_single = len(videos) == 1
+    if of_scores is not None and of_scores.shards("scores"):
+        videos |= set(of_scores.table("scores")["video_id"].drop_null().to_pylist())
+    return Rows(table, tuple(sorted(videos)), is_single and len(videos) == 1)
+
+
+def _renamed(rows: Rows, video: str) -> Rows:
+    """The same rows, of a video of another name."""
+    index = rows.table.column_names.index("video_id")
+    return Rows(rows.table.set_column(index, "video_id", pa.array([video] * len(rows.table), pa.string())), (video,))
+
+
+def _say_who_does_not_meet(found: Rows, known: Rows, tracks: str, truth: str) -> None:
+    """Names the videos of one side only on stderr; raises ValueError where no video is of both."""
+    if not known.videos or not len(known.table):
+        which = f" of {', '.join(found.videos)}" if found.is_single else ""
+        raise ValueError(f"the truth {truth} has nothing{which}; tracks without truth cannot be scored")
+    missing = sorted(set(known.videos) - set(found.videos))
+    if missing and len(missing) == len(known.videos) and len(found.table):
+        raise ValueError(
+            f"no video is in both: the truth has {_some(known.videos)}, the tracks have {_some(found.videos)}"
+        )
+    if missing:
+        _note(f"no tracks of {_some(missing)} in {tracks}: all of their truth counts as missed")
+    extra = sorted(set(found.videos) - set(known.videos))
+    if extra:
+        _note(f"no truth of {_some(extra)} in {truth}: these tracks are not scored")
+
+
+def _note(what: str) -> None:
+    """Says on stderr what the figures do not show."""
+    print(f"note: {what}", file=sys.stderr)
+
+
+def _some(names: Any, most: int = 10) -> str:
+    """The first few names, and how many there are."""
+    shown = ", ".join(list(names)[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _check_classes(tracks: pa.Table, truth: pa.Table) -> None:
+    """Raises ValueError where both sides name classes and have none in common."""
+    scored = truth.filter(pc.invert(pc.fill_null(truth["ignore"], False))) if "ignore" in truth.column_names else truth
+    sides = [
+        set(pc.unique(table["class_name"].cast(pa.string())).drop_null().to_pylist())
+        for table in (tracks, scored)
+        if "class_name" in table.column_names
+    ]
+    if len(sides) == 2 and all(sides) and mot.UNNAMED not in sides[0] | sides[1] and not sides[0] & sides[1]:
+        raise ValueError(
+            f"no class is in both: the truth has {_some(sorted(sides[1]))}, the tracks have "
+            f"{_some(sorted(sides[0]))}; --class-agnostic matches them whatever their class"
+        )
+
+
+if __name__ == "__main__":
+    main("evaluate")
