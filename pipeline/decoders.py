@@ -2,9 +2,9 @@
 
 The picture is defined once, whoever decodes: FFmpeg's `scale` filter (bicubic) after its `transpose`, as RGB24. decord
 (the default) builds that filter chain inside; `AvReader` builds the same one, and their frames are bit-equal
-(tests/pipeline/test_video.py). PyAV takes over where decord fails or is wrong: more than 8 bits a sample, outputs
-narrower than 64 pixels (its rows are padded), containers without presentation times (AVI with B-frames), several
-video streams, and from the first frame that it cannot decode.
+(tests/pipeline/test_video.py). PyAV takes over where decord fails or is wrong: more than 8 bits a sample, frames
+narrower than 64 pixels, containers without presentation times (AVI with B-frames), open groups of pictures (it gives
+wrong frames after seeking), several video streams, and from the first frame that it cannot decode.
 
 A frame's index is its place in display order among the file's packets, which demuxing tells without decoding: so a
 frame that cannot be decoded leaves a gap and the frames after it keep their numbers.
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Frame = NDArray[np.uint8]  # (H, W, 3), RGB, upright, resized
+MIN_DECORD_WIDTH = 64  # its rows are padded to 64 bytes, and narrower ones come out in a wrong shape
 READ_AHEAD_BYTES = 96 * 2**20  # of decoded frames that decord may hold: it reads ahead without bound if let
 TURNS = {0: (), 1: (("transpose", "cclock"),), 2: (("hflip", ""), ("vflip", "")), 3: (("transpose", "clock"),)}
 
@@ -38,7 +39,7 @@ class Reader(Protocol):
     problems: dict[int, str]
 
     def frames(self, start: int, stop: int | None) -> Iterator[tuple[int, Frame]]:
-        """Frames from `start` on, with their indices; may go on beyond `stop`, where the caller ends."""
+        """Frames from `start` on, with their indices; beyond `stop` it may go on or end."""
         ...
 
 
@@ -68,6 +69,7 @@ class Index:
     pts: NDArray[np.int64]
     keys: NDArray[np.int64]
     is_exact: bool
+    is_closed: bool
     time_base: float
     fps: float
 
@@ -121,6 +123,7 @@ def read_index(source: str | IO[bytes], name: str) -> Index:
         stream = _stream(container, name)
         times: list[int | None] = []
         keys: list[int | None] = []
+        is_closed = True
         try:
             for packet in container.demux(stream):
                 if packet.size == 0 or packet.is_discard or _is_hidden(packet, stream.codec_context.name):
@@ -128,6 +131,8 @@ def read_index(source: str | IO[bytes], name: str) -> Index:
                 times.append(packet.pts)
                 if packet.is_keyframe:
                     keys.append(packet.pts)
+                elif keys and packet.pts is not None and keys[-1] is not None:
+                    is_closed = is_closed and packet.pts > keys[-1]
         except av.FFmpegError:
             pass  # decoding meets it again, and reports it
         fps = float(stream.average_rate or stream.base_rate or 30)
@@ -145,13 +150,13 @@ def read_index(source: str | IO[bytes], name: str) -> Index:
             shown = np.array(sorted(key for key in keys if key is not None), np.int64)
             pts = pts[np.searchsorted(pts, shown[0]) :]  # what is shown before it refers to what was cut away
             places = np.searchsorted(pts, shown).astype(np.int64)
-        return Index(pts, places, is_exact, time_base, fps)
+        return Index(pts, places, is_exact, is_closed, time_base, fps)
 
 
 def reader(path: str, header: Header, index: Index, size: tuple[int, int], threads: int) -> Reader:
     """The decoder for this file: decord, or PyAV where decord is known to be wrong. size: of the frames given."""
     ours = AvReader(path, header, index, size, threads)
-    if not (header.is_plain and index.is_exact and size[1] >= 64):
+    if not (header.is_plain and index.is_exact and index.is_closed and size[1] >= MIN_DECORD_WIDTH):
         return ours
     try:
         theirs = DecordReader(path, index, size, threads, ours)
@@ -259,8 +264,9 @@ class DecordReader:
         self._block = max(1, READ_AHEAD_BYTES // (height * width * 3))
 
     def frames(self, start: int, stop: int | None) -> Iterator[tuple[int, Frame]]:
-        while start < self.count:
-            end = self._end(start, min(self.count, stop or self.count))
+        stop = self.count if stop is None else min(stop, self.count)
+        while start < stop:
+            end = self._end(start, stop)
             try:
                 block = self._reader.get_batch(range(start, end)).asnumpy()
                 if self.count - end > self._block:

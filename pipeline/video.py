@@ -102,7 +102,8 @@ def decode(refs: Sequence[ClipRef], resize: Resize, chunk_frames: int, threads: 
     """Frames of one video's clips, clip by clip in the order of their starts, in chunks of at most `chunk_frames`.
 
     Every clip gives at least one chunk. A clip's chunks do not depend on the clips beside it: whether it is decoded
-    alone or after its neighbour, frames and boundaries are bit-identical. Frames that clips share are decoded once.
+    alone or after its neighbour, frames and boundaries are bit-identical (where the file is damaged, so are indices and
+    errors, but what a decoder paints over the damage may differ). Frames that clips share are decoded once.
     Frames lie in memory as (T, H, W, 3) and are seen as (T, 3, H, W): torch's channels_last.
 
     Never raises for a bad video: what decodes is given, and the last chunk of each clip that lacks frames has
@@ -238,7 +239,7 @@ def _source(video: VideoInfo, resize: Resize, threads: int) -> Iterator[_Source]
         images = ImageReader(video.uri, resize)
         count = len(images.names)
         fps = video.fps or DEFAULT_FPS
-        index = Index(np.arange(count), np.arange(count), True, 1 / fps, fps)
+        index = Index(np.arange(count), np.arange(count), True, True, 1 / fps, fps)
         yield _Source(images, index, count, images.size, images.target)
         return
     file_size(video.uri)
