@@ -222,3 +222,9 @@ def _table(schema: pa.Schema, dataset: Dataset, rows: Sequence[Mapping[str, Any]
         ],
         schema=schema,
     )
+
+
+def classes(video: VideoInfo) -> tuple[str, ...]:
+    """The names of the labels that `detections` gives: the dataset's categories."""
+    assert video.truth_uri is not None, "videos() names the dataset"
+    return read_dataset(video.truth_uri).class_names

@@ -341,3 +341,8 @@ def _seqinfo(fs: Any, path: str) -> dict[str, str]:
         return dict(parser["Sequence"])
     except (configparser.Error, KeyError, UnicodeDecodeError):
         raise ValueError(f"{path} has no readable section [Sequence] with lines like imWidth=1920") from None
+
+
+def classes(video: VideoInfo) -> tuple[str, ...]:
+    """The names of the labels that `detections` gives."""
+    return (UNNAMED,)

@@ -11,10 +11,13 @@ import sys
 import traceback
 from collections.abc import Callable
 
-import click
 import typer
 
 VERBS = ("run", "detect", "link", "evaluate", "report", "query", "train")
+
+
+# Typer's own copy of click's; it names only this child of it.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def application(*verbs: str) -> typer.Typer:
@@ -22,7 +25,6 @@ def application(*verbs: str) -> typer.Typer:
     app = typer.Typer(
         name="trackloom",
         help="Video datasets in, track tables out, scores over the whole dataset.",
-        no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -39,14 +41,11 @@ def main(*verbs: str) -> None:
     TRACKLOOM_DEBUG=1 shows the traceback too.
     """
     try:
-        code = application(*(verbs or VERBS))(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        code = 0
-    except click.UsageError as error:
-        error.show()
+        code = application(*(verbs or VERBS))(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except UsageError as error:
+        error.show()  # type: ignore[attr-defined]
         code = 1
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("stopped; what was written is whole, and the same command goes on from there", file=sys.stderr)
         code = 130
     except (ValueError, OSError) as error:

@@ -9,12 +9,29 @@ from typing import Annotated, Any
 import typer
 
 from jobs import recipes
-from pipeline.config import did_you_mean
+from pipeline.config import available, did_you_mean
 from pipeline.recipe import Recipe
 
 Output = Annotated[str, typer.Option("--output", "-o", help="The run: a folder at any fsspec URL.", metavar="RUN")]
+Source = Annotated[
+    list[str] | None, typer.Argument(help="Videos: files, folders, globs, lists, folders of images, URLs.")
+]
+CatalogName = Annotated[
+    str | None, typer.Option("--catalog", help=f"What SOURCE is: {', '.join(available('catalog'))}.")
+]
+ModelName = Annotated[str | None, typer.Option("--model", help=f"The network: {', '.join(available('model'))}.")]
+ClipFrames = Annotated[int | None, typer.Option(help="Cut videos into clips of so many frames.", min=1)]
+MaxVideos = Annotated[int | None, typer.Option(help="Only the first so many videos.", min=1)]
+FuseDecode = Annotated[
+    bool, typer.Option("--fuse-decode", help="Decode where the network is, not in a stage of its own.")
+]
+Networks = Annotated[int | None, typer.Option("--workers", help="How many networks work at once.", min=1)]
+Gpus = Annotated[float, typer.Option(help="GPUs that each network holds; 0 runs on the CPU.", min=0)]
+Explain = Annotated[bool, typer.Option("--explain", help="Print the plan and stop.")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help=f"A named run: {', '.join(recipes.names())}.")]
-LinkerName = Annotated[str | None, typer.Option("--linker", help="Who gives boxes their identities.")]
+LinkerName = Annotated[
+    str | None, typer.Option("--linker", help=f"Who gives boxes their identities: {', '.join(available('linker'))}.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -33,26 +50,30 @@ SECTIONS = {"model": "model_settings", "linker": "linker_settings", "catalog": "
 PLAIN = ("clip_frames", "overlap", "chunk_frames", "detection_threshold", "tracking_threshold", "videos_per_shard")
 
 
-def recipe_of(name: str | None, given: Sequence[str], **changes: Any) -> Recipe:
+def recipe_of(
+    name: str | None, given: Sequence[str] | None, source: Sequence[str] | None = None, **changes: Any
+) -> Recipe:
     """The named recipe, or a plain one, with the changes that are not None and the `section.name=value` given.
 
     A model, linker or catalog other than the recipe's drops the settings that were the recipe's for it.
     """
     recipe = recipes.load(name) if name else Recipe()
+    changes["source"] = ",".join(source) if source else None
     for field, value in changes.items():
         if value is not None and value != getattr(recipe, field):
-            recipe = replace(recipe, **{field: value}, **({SECTIONS[field]: {}} if field in SECTIONS else {}))
-    for text in given:
+            new: dict[str, Any] = {field: value, **({SECTIONS[field]: {}} if field in SECTIONS else {})}
+            recipe = replace(recipe, **new)
+    for text in given or ():
         key, equals, value = text.partition("=")
         section, dot, field = key.partition(".")
         if not equals or (not dot and key not in PLAIN) or (dot and section not in SECTIONS):
             known = [*(f"{section}.NAME" for section in SECTIONS), *PLAIN]
             raise ValueError(f"--set {text!r} names no setting{did_you_mean(key, PLAIN)}; it may be {', '.join(known)}")
         if dot:
-            merged = {**getattr(recipe, SECTIONS[section]), field: value}
-            recipe = replace(recipe, **{SECTIONS[section]: merged})
+            new = {SECTIONS[section]: {**getattr(recipe, SECTIONS[section]), field: value}}
         else:
-            recipe = replace(recipe, **{key: _number(key, value)})
+            new = {key: _number(key, value)}
+        recipe = replace(recipe, **new)
     return recipe
 
 

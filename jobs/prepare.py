@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import flow
-from pipeline.config import digest, load, plain, settings
+from pipeline.config import available, digest, load, plain, settings
 from pipeline.detect import build
 from pipeline.engine import Engine, Local, OnRay
 from pipeline.recipe import Recipe
@@ -38,43 +38,59 @@ class Detection:
         }
 
 
-def joined(source: Sequence[str] | None) -> str | None:
-    """Several sources as one, separated by commas, as catalogs read them."""
-    return ",".join(source) if source else None
+def linking(recipe: Recipe) -> dict[str, Any]:
+    """The part of a recipe that decides what linking given detections makes of them."""
+    return {name: plain(getattr(recipe, name)) for name in LINKING}
+
+
+LINKING = ("linker", "linker_settings", "detection_threshold", "tracking_threshold")
 
 
 def detection(recipe: Recipe, max_videos: int | None = None) -> Detection:
     """The videos listed and the network built; ValueError or OSError in one sentence where either cannot be."""
-    return Detection(recipe, listed(recipe, max_videos), build(recipe.model, recipe.model_settings))
+    videos = listed(recipe, recipe.catalog, recipe.source)[:max_videos]
+    return Detection(recipe, videos, build(recipe.model, recipe.model_settings))
 
 
-def listed(recipe: Recipe, max_videos: int | None = None) -> list[VideoInfo]:
-    """The catalog's videos, ids unique; ValueError where there is none."""
-    catalog = load("catalog", recipe.catalog)
-    videos = catalog.videos(
-        recipe.source, settings(catalog.Settings, recipe.catalog_settings, f"catalog {recipe.catalog}")
-    )
+def listed(recipe: Recipe, name: str, source: str) -> list[VideoInfo]:
+    """A catalog's videos, ids unique; ValueError where there is none."""
+    catalog = load("catalog", name)
+    chosen = settings(catalog.Settings, recipe.catalog_settings, f"catalog {name}")
+    videos = catalog.videos(source or None, chosen)
     if not videos:
-        raise ValueError(f"catalog {recipe.catalog} found no video in {recipe.source!r}")
-    return unique_ids(videos)[:max_videos]
+        raise ValueError(f"catalog {name} found no video in {source!r}")
+    return unique_ids(videos)
 
 
-def check_pair(recipe: Recipe, gives: frozenset[str] | None = None) -> None:
-    """Raises ValueError where the linker has no such settings or needs evidence that the model does not give."""
+def check_model_and_linker(recipe: Recipe) -> None:
+    """Raises ValueError where either has no such settings, or the linker needs what the model does not give."""
+    model = load("model", recipe.model)
+    settings(model.Settings, recipe.model_settings, f"model {recipe.model}")
+    check_linker(recipe, model.GIVES, f"model {recipe.model}")
+
+
+def check_linker(recipe: Recipe, evidence: frozenset[str], who: str) -> None:
+    """Raises ValueError where the linker has no such settings or needs more than this evidence; who: gives it."""
     linker = load("linker", recipe.linker)
     settings(linker.Settings, recipe.linker_settings, f"linker {recipe.linker}")
-    who = f"model {recipe.model}" if gives is None else "the detections table"
-    gives = load("model", recipe.model).GIVES if gives is None else gives
-    lacking = linker.NEEDS - gives
+    lacking = linker.NEEDS - evidence
     if lacking:
+        given = ", ".join(sorted(evidence)) or "boxes, scores and labels only"
         raise ValueError(
-            f"linker {recipe.linker} needs {', '.join(sorted(lacking))}, which {who} does not give "
-            f"(it gives {', '.join(sorted(gives)) or 'boxes, scores and labels only'}); choose another --linker"
+            f"linker {recipe.linker} needs {', '.join(sorted(lacking))}, which {who} does not give (it gives {given}); "
+            "choose another --linker"
         )
 
 
+def check_reads_detections(name: str) -> None:
+    """Raises ValueError where a catalog has no detections to give."""
+    if not hasattr(load("catalog", name), "detections"):
+        able = [other for other in available("catalog") if hasattr(load("catalog", other), "detections")]
+        raise ValueError(f"catalog {name} holds no detections; those that may are: {', '.join(able)}")
+
+
 def engine(
-    local: bool, address: str | None, actors: int | None, gpus: float, fuse: bool
+    local: bool, address: str | None, actors: int | None = None, gpus: float = 0, fuse: bool = False
 ) -> tuple[Engine, flow.Workers]:
     """Where it runs and how wide. Ray is not started yet."""
     if local:
@@ -87,33 +103,29 @@ def engine(
     return OnRay(address), flow.Workers(actors, gpus, fuse, cpus=1 if cpus > actors else 0.5)
 
 
-def claim(output: str, job: Detection, overwrite: bool, local: bool) -> Run:
+def claim(output: str, identity: dict[str, Any], classes: Sequence[str], overwrite: bool, engine: Engine) -> Run:
     """The run's folder, taken for this job; ValueError where something else made what is there."""
-    if output.startswith("memory://") and not local:
-        raise ValueError(
-            f"--output {output} lies in this process's memory, which Ray's workers do not see; add --local"
-        )
-    return Run(output).claim(job.identity(), job.model.classes, overwrite)
+    if output.startswith("memory://") and engine.name != "local":
+        raise ValueError(f"--output {output} is this process's memory, which Ray's workers do not see; add --local")
+    return Run(output).claim(identity, classes, overwrite)
 
 
-def plan(output: str, job: Detection, engine: Engine, workers: flow.Workers) -> str:
-    """What `--explain` prints: the stages with their resources, and what goes in and out."""
+def plan(output: str, job: Detection, engine: Engine, workers: flow.Workers, then: Sequence[str]) -> str:
+    """What `--explain` prints: the stages with their resources, and what goes in and out. then: `link`, `score`."""
     run, recipe = Run(output), job.recipe
-    context = job.model.frames_before, job.model.frames_after
-    resize = Resize(**job.model.resize)
     stages = [
-        flow.plan_stage(recipe, context),
-        *flow.detect_stages(run, recipe, resize, workers),
+        flow.plan_stage(recipe, (job.model.frames_before, job.model.frames_after)),
+        *flow.detect_stages(run, recipe, Resize(**job.model.resize), workers),
         flow.gather_stage(run),
-        flow.link_stage(run, recipe, run),
-        *([flow.score_stage(run, recipe.catalog)] if any(video.truth_uri for video in job.videos) else []),
+        *([flow.link_stage(run, recipe)] if "link" in then else []),
+        *([flow.score_stage(run, recipe.catalog)] if "score" in then else []),
     ]
     cut = f"clips of {recipe.clip_frames} frames" if recipe.clip_frames else "whole videos as clips"
+    chosen = [f"catalog {recipe.catalog}", f"model {recipe.model}", f"linker {recipe.linker}"]
     return "\n".join(
         [
-            f"{len(job.videos)} videos of catalog {recipe.catalog} -> {output}, on {engine.name}, {cut}",
-            f"model {recipe.model} {plain(recipe.model_settings) or ''}, linker {recipe.linker} "
-            f"{plain(recipe.linker_settings) or ''}, {len(job.model.classes)} classes",
+            f"{len(job.videos)} videos -> {output}, on {engine.name}, {cut}",
+            f"{', '.join(chosen if then else chosen[:2])}, {len(job.model.classes)} classes",
             "",
             *(stage.describe() for stage in stages),
         ]

@@ -6,9 +6,9 @@ import sys
 import time
 from typing import Any, TextIO
 
-from pipeline.detect import Part
+from pipeline.clips import Part
 
-UNITS = {"plan": "videos", "detect": "clips", "gather": "shards", "link": "shards", "score": "shards"}
+UNITS = {"plan": "videos", "detect": "clips", "gather": "shards", "take": "shards", "link": "shards", "score": "shards"}
 EVERY_S = 5.0  # between lines where nothing can be redrawn
 
 
@@ -19,14 +19,16 @@ class Line:
         self.stream = stream or sys.stderr
         self.redraws = self.stream.isatty()
         self.stage = ""
-        self.start = self.last = 0.0
+        self.start, self.last = time.monotonic(), 0.0
+        self.latest = self.start  # when anything was last heard of: a new stage began then
         self.first = self.frames = self.failed = 0
 
     def __call__(self, stage: str, count: int, total: int, result: Any) -> None:
         now = time.monotonic()
         if stage != self.stage:
-            self.stage, self.start, self.last = stage, now, 0.0
+            self.stage, self.start, self.last = stage, self.latest, 0.0
             self.first, self.frames, self.failed = count - 1, 0, 0
+        self.latest = now
         if isinstance(result, Part):
             self.frames += result.frames
             self.failed += result.status != "ok"

@@ -1,4 +1,8 @@
 from pipeline.tables import Run
+
+
 def write_report(run: Run) -> str | None:
     return None
-def report()->None: ...
+
+
+def report() -> None: ...

@@ -14,7 +14,25 @@ import typer
 
 from jobs import prepare
 from jobs.command import main
-from jobs.options import Address, IsLocal, LinkerName, Output, Overwrite, RecipeName, Set, recipe_of
+from jobs.options import (
+    Address,
+    CatalogName,
+    ClipFrames,
+    Explain,
+    FuseDecode,
+    Gpus,
+    IsLocal,
+    LinkerName,
+    MaxVideos,
+    ModelName,
+    Networks,
+    Output,
+    Overwrite,
+    RecipeName,
+    Set,
+    Source,
+    recipe_of,
+)
 from jobs.progress import Line
 from jobs.report import write_report
 from jobs.summary import exit_code, summary
@@ -22,26 +40,22 @@ from pipeline import flow
 
 
 def run(
-    source: Annotated[
-        list[str] | None, typer.Argument(help="Videos: files, folders, globs, lists, folders of images, URLs.")
-    ] = None,
+    source: Source = None,
     *,
     output: Output,
     recipe: RecipeName = None,
-    catalog: Annotated[str | None, typer.Option(help="What SOURCE is: folder, mot, synthetic ...")] = None,
-    model: Annotated[str | None, typer.Option(help="The network: smot ...")] = None,
+    catalog: CatalogName = None,
+    model: ModelName = None,
     linker: LinkerName = None,
     settings: Set = None,
-    clip_frames: Annotated[int | None, typer.Option(help="Cut videos into clips of so many frames.", min=1)] = None,
-    max_videos: Annotated[int | None, typer.Option(help="Only the first so many videos.", min=1)] = None,
+    clip_frames: ClipFrames = None,
+    max_videos: MaxVideos = None,
     local: IsLocal = False,
-    fuse_decode: Annotated[
-        bool, typer.Option("--fuse-decode", help="Decode where the network is, not in a stage of its own.")
-    ] = False,
-    workers: Annotated[int | None, typer.Option(help="How many networks work at once.", min=1)] = None,
-    gpus: Annotated[float, typer.Option(help="GPUs that each network holds; 0 runs on the CPU.", min=0)] = 0,
+    fuse_decode: FuseDecode = False,
+    workers: Networks = None,
+    gpus: Gpus = 0,
     address: Address = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Print the plan and stop.")] = False,
+    explain: Explain = False,
     overwrite: Overwrite = False,
     report: Annotated[bool, typer.Option(help="Write RUN/report: a page with an annotated video.")] = True,
 ) -> int:
@@ -51,21 +65,21 @@ def run(
     table says which and why.
     """
     chosen = recipe_of(
-        recipe, settings or [], source=prepare.joined(source), catalog=catalog, model=model, linker=linker,
-        clip_frames=clip_frames,
+        recipe, settings, source, catalog=catalog, model=model, linker=linker, clip_frames=clip_frames
     )  # fmt: skip
+    prepare.check_model_and_linker(chosen)
     job = prepare.detection(chosen, max_videos)
-    prepare.check_pair(chosen)
-    engine, workers_ = prepare.engine(local, address, workers, gpus, fuse_decode)
+    engine, hands = prepare.engine(local, address, workers, gpus, fuse_decode)
+    has_truth = any(video.truth_uri for video in job.videos)
     if explain:
-        typer.echo(prepare.plan(output, job, engine, workers_))
+        typer.echo(prepare.plan(output, job, engine, hands, ("link", "score") if has_truth else ("link",)))
         return 0
-    tables = prepare.claim(output, job, overwrite, local)
-    progress = Line()
+    tables = prepare.claim(output, job.identity(), job.model.classes, overwrite, engine)
     print(f"{len(job.videos)} videos -> {output}", file=sys.stderr)
-    flow.detect(tables, chosen, job.videos, job.model, engine, workers_, progress)
+    progress = Line()
+    flow.detect(tables, chosen, job.videos, job.model, engine, hands, progress)
     flow.link(tables, chosen, engine, progress)
-    if any(video.truth_uri for video in job.videos):
+    if has_truth:
         flow.score(tables, chosen, job.videos, engine, progress)
     page = write_report(tables) if report else None
     typer.echo(summary(tables, page))

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipeline import scoring
 from pipeline.schemas import SCORES
-from pipeline.tables import Run
+from pipeline.tables import TABLES, Run
 
 SHOWN = ("mAP", "HOTA", "MOTA", "IDF1", "IDSW")
 
@@ -26,7 +26,7 @@ def exit_code(run: Run) -> int:
     return 2 if found["failed"] or found["partial"] else 0
 
 
-def summary(run: Run, page: str | None) -> str:
+def summary(run: Run, page: str | None = None) -> str:
     """A few lines for the end of a job."""
     videos = run.table("videos")
     lines = []
@@ -36,23 +36,23 @@ def summary(run: Run, page: str | None) -> str:
     if len(bad) > 10:
         lines.append(f"... and {len(bad) - 10} more; all in the videos table")
     counts = statuses(run)
-    frames, tracks = (pc.sum(videos[name]).as_py() or 0 for name in ("frames_decoded", "tracks"))
+    frames, boxes, tracks = (pc.sum(videos[name]).as_py() for name in ("frames_decoded", "boxes", "tracks"))
+    found = [f"{frames:,} frames" if frames else "", f"{boxes:,} boxes", "" if tracks is None else f"{tracks:,} tracks"]
     lines.append(
         f"{counts['ok']} videos ok, {counts['partial']} partial, {counts['failed']} failed; "
-        f"{frames:,} frames, {tracks:,} tracks"
+        + ", ".join(text for text in found if text)
     )
     if scored := scores_line(run):
         lines.append(scored)
     lines.append("")
-    lines.append(f"tracks   {run.path('tracks')}/*.parquet")
-    if run.shards("scores"):
-        lines.append(f"scores   {run.path('scores')}/*.parquet")
+    lines += [f"{name:<12}{run.url}/{name}/*.parquet" for name in TABLES if run.shards(name)]
     if page:
-        lines.append(f"report   {page}")
-    lines.append(f'try      trackloom query {run.url} "{QUERY}"')
+        lines.append(f"{'report':<12}{page}")
+    lines.append(f'{"try":<12}trackloom query {run.url} "{QUERY if tracks is not None else QUERY_VIDEOS}"')
     return "\n".join(lines)
 
 
+QUERY_VIDEOS = "SELECT status, count(*) AS videos, sum(boxes) AS boxes FROM videos GROUP BY status"
 QUERY = (
     "SELECT class_name, count(DISTINCT (video_id, track_id)) AS tracks, count(*) AS boxes "
     "FROM tracks WHERE track_id IS NOT NULL GROUP BY class_name ORDER BY tracks DESC"

@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from pipeline import boxes as box_ops
+from pipeline.clips import Decoded, Part, Unit, chunked, clips_of, failed
 from pipeline.config import load, settings
 from pipeline.records import Clip, ClipRef, Detections, Resize, detections
-from pipeline.schemas import DETECTIONS, detections_table
-from pipeline.video import decode
-
-
-@dataclass(frozen=True)
-class Part:
-    """What is known of one clip once it was seen: rows of `detections`, and how it went.
-
-    frames, boxes: how many of them the clip owns; seconds: spent decoding and detecting.
-    error: one sentence where the clip ended early (partial) or gave nothing (failed).
-    """
-
-    ref: ClipRef
-    table: pa.Table
-    frames: int = 0
-    boxes: int = 0
-    status: Literal["ok", "partial", "failed"] = "ok"
-    stage: str | None = None
-    error: str | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-def failed(ref: ClipRef, stage: str, error: str) -> Part:
-    """The part of a clip that gave nothing."""
-    return Part(ref, DETECTIONS.empty_table(), status="failed", stage=stage, error=error)
+from pipeline.schemas import detections_table
 
 
 def build(model: str, model_settings: Mapping[str, Any]) -> torch.nn.Module:
@@ -47,39 +21,6 @@ def build(model: str, model_settings: Mapping[str, Any]) -> torch.nn.Module:
     module = load("model", model)
     network: torch.nn.Module = module.build(settings(module.Settings, model_settings, f"model {model}"))
     return network.eval()
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Clips that one decode task takes, in order; travels: their frames are few enough to leave the task."""
-
-    refs: tuple[ClipRef, ...]
-    travels: bool = True
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A clip with all its frames, on its way to a network; seconds: what decoding it took."""
-
-    clip: Clip
-    seconds: float
-
-
-class Decode:
-    """The decode stage: a unit -> its clips with their frames, or the unit itself where those must not travel."""
-
-    def __init__(self, resize: Resize, chunk_frames: int) -> None:
-        self.resize = resize
-        self.chunk_frames = chunk_frames
-
-    def __call__(self, unit: Unit) -> Iterator[Decoded | Unit]:
-        if not unit.travels:
-            yield unit
-            return
-        for _, chunks in clips_of(unit, self.resize, self.chunk_frames):
-            start = time.perf_counter()
-            clip = joined(list(chunks))
-            yield Decoded(clip, time.perf_counter() - start)
 
 
 class Detect:
@@ -156,36 +97,3 @@ def mapped_back(
     solid = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
     evidence = {name: value[solid] for name, value in arrays.items()}
     return detections(index, boxes[solid], timestamp_s=seconds, **evidence)
-
-
-def clips_of(unit: Unit, resize: Resize, chunk_frames: int) -> Iterator[tuple[ClipRef, Iterator[Clip]]]:
-    """Each clip of a unit with its chunks as they are decoded; clips of one video share an open decoder."""
-    for _, refs in groupby(unit.refs, key=lambda ref: ref.video.video_id):
-        yield from groupby(decode(list(refs), resize, chunk_frames), key=lambda clip: clip.ref)
-
-
-def chunked(clip: Clip, chunk_frames: int) -> Iterator[Clip]:
-    """A whole clip in the chunks that `decode` would have given."""
-    count = len(clip.frames)
-    for start in range(0, max(count, 1), chunk_frames):
-        part = slice(start, start + chunk_frames)
-        yield Clip(
-            clip.ref,
-            clip.frames[part],
-            clip.frame_index[part],
-            clip.timestamp_s[part],
-            clip.size,
-            clip.error if start + chunk_frames >= count else None,
-        )
-
-
-def joined(chunks: Sequence[Clip]) -> Clip:
-    """Chunks of one clip as a whole."""
-    return Clip(
-        chunks[0].ref,
-        np.concatenate([chunk.frames for chunk in chunks]),
-        np.concatenate([chunk.frame_index for chunk in chunks]),
-        np.concatenate([chunk.timestamp_s for chunk in chunks]),
-        chunks[-1].size,
-        chunks[-1].error,
-    )

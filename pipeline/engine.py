@@ -113,19 +113,18 @@ class OnRay:
     def start(self) -> None:
         """Connects to Ray, once."""
         import ray
+        import ray.data
 
         if ray.is_initialized():
             return
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         options: dict[str, Any] = {"include_dashboard": False} if self.address == "local" else {}
-        ray.init(
-            address=self.address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            **options,
-        )
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        # What Ray Data says of its own doings stays in its log files; on the terminal our one line speaks.
+        for handler in logging.getLogger("ray.data").handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setLevel(logging.CRITICAL)
 
     def cpus(self) -> float:
         """CPUs of the whole cluster."""

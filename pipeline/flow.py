@@ -2,7 +2,7 @@
 
 Three functions from table to table: `detect` (videos -> `detections`), `link` (`detections` -> `tracks`) and `score`
 (`tracks` -> `scores`). Each does only what is missing from the run, on whatever engine it is given, and each stage is
-a plain callable in `steps`.
+a plain callable over records.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pipeline.detect import Decode, Detect, Unit
+from pipeline.clips import Decode, Unit, lost_part
+from pipeline.detect import Detect
 from pipeline.engine import Engine, Local, Stage
+from pipeline.judging import Score
+from pipeline.linking import Link
+from pipeline.planning import Plan, PlanVideo, Shard, lost_plan, shards_of, units_of
 from pipeline.recipe import Recipe
 from pipeline.records import ClipRef, Resize, VideoInfo
-from pipeline.steps import Gather, Link, Plan, PlanVideo, Score, WritePart, lost_part, lost_plan, shards_of, units_of
 from pipeline.tables import PARTS, Run
+from pipeline.writing import Gather, Take, WritePart
 
 Progress = Callable[[str, int, int, Any], None]
 """Called with (what is being done, how many are done, of how many, the newest result)."""
@@ -62,14 +66,19 @@ def gather_stage(run: Run) -> Stage:
     return Stage("gather", partial(Gather, run), "_parts/CLIP.parquet", "detections, videos")
 
 
-def link_stage(run: Run, recipe: Recipe, source: Run) -> Stage:
+def take_stage(run: Run) -> Stage:
+    """The detections that a catalog's videos come with -> `detections` and `videos`."""
+    return Stage("take", partial(Take, run), "the catalog's detections", "detections, videos")
+
+
+def link_stage(run: Run, recipe: Recipe, source: Run | None = None) -> Stage:
     """`detections` of a shard -> its `tracks`."""
-    return Stage("link", partial(Link, run, recipe, source), "detections", "tracks, videos")
+    return Stage("link", partial(Link, run, recipe, source or run), "detections", "tracks, videos")
 
 
-def score_stage(run: Run, catalog: str) -> Stage:
+def score_stage(run: Run, catalog: str, source: Run | None = None) -> Stage:
     """`tracks` of a shard and its truth -> its `truth` and `scores`."""
-    return Stage("score", partial(Score, run, catalog), "tracks, the catalog's truth", "truth, scores")
+    return Stage("score", partial(Score, run, catalog, source), "tracks, truth", "truth, scores")
 
 
 def detect(
@@ -106,17 +115,33 @@ def detect(
     run.remove(PARTS)
 
 
+def take(run: Run, recipe: Recipe, videos: Sequence[VideoInfo], engine: Engine, progress: Progress) -> None:
+    """Writes `detections` and `videos` from what the videos' catalog gives, without any network."""
+    fill(run, "detections", shards_of(videos, recipe.videos_per_shard), engine, take_stage(run), progress)
+
+
 def link(run: Run, recipe: Recipe, engine: Engine, progress: Progress, source: Run | None = None) -> None:
-    """Writes `tracks` of every shard of `detections` that has none yet; source: the run whose detections they are."""
-    source = source or run
-    files = {file: file for file in source.shards("detections")}
+    """Writes `tracks` of every shard of `detections` that has none yet; source: the run that has them, if another."""
+    files = {file: file for file in (source or run).shards("detections")}
     fill(run, "tracks", files, engine, link_stage(run, recipe, source), progress)
 
 
-def score(run: Run, recipe: Recipe, videos: Sequence[VideoInfo], engine: Engine, progress: Progress) -> None:
-    """Writes `truth` and `scores` of every shard that has none yet; videos without truth have no rows in them."""
-    known = shards_of(videos, recipe.videos_per_shard)
-    fill(run, "scores", known, engine, score_stage(run, recipe.catalog), progress)
+def score(
+    run: Run,
+    recipe: Recipe,
+    videos: Sequence[VideoInfo],
+    engine: Engine,
+    progress: Progress,
+    source: Run | None = None,
+) -> None:
+    """Writes `truth` and `scores` of every shard that has none yet; videos without truth have no rows in them.
+
+    source: a run whose truth is taken, instead of that of the videos' catalog.
+    """
+    shards = shards_of(videos, recipe.videos_per_shard)
+    if source:
+        shards = {file: Shard(number, ()) for number, file in enumerate(source.shards("truth"))}
+    fill(run, "scores", shards, engine, score_stage(run, recipe.catalog, source), progress)
 
 
 def planned(

@@ -1,0 +1,77 @@
+"""The link stage: a shard's `detections` are stitched, linked and written as its `tracks`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config import load, settings
+from pipeline.recipe import Recipe
+from pipeline.records import Detections, VideoInfo
+from pipeline.schemas import TRACKS, VIDEOS, detections_frames, tracks_table
+from pipeline.stitch import stitch
+from pipeline.tables import Run
+
+
+class Link:
+    """File names of `detections` -> the same, once the shard's `tracks` and `videos` are written."""
+
+    def __init__(self, run: Run, recipe: Recipe, source: Run) -> None:
+        self.run, self.source = run, source
+        self.linker = load("linker", recipe.linker)
+        self.settings = settings(self.linker.Settings, recipe.linker_settings, f"linker {recipe.linker}")
+        self.recipe = recipe
+        self.classes: list[str] = run.about["classes"]
+
+    def __call__(self, file: str) -> Iterator[str]:
+        rows = self.source.read_table("videos", file).to_pylist()
+        detections = self.source.read_table("detections", file)
+        of_video = np.asarray(detections["video_id"].cast(pa.string()))
+        tables = [TRACKS.empty_table()]
+        for row in rows:
+            start = time.perf_counter()
+            mine = np.flatnonzero(of_video == row["video_id"])
+            table = self.tracks(row, detections.take(mine))
+            tables.append(table)
+            row["tracks"] = len(set(table["track_id"].drop_null().to_pylist()))
+            row["link_s"] = time.perf_counter() - start
+        self.run.write_table(pa.Table.from_pylist(rows, VIDEOS), "videos", file)
+        self.run.write_table(pa.concat_tables(tables).unify_dictionaries(), "tracks", file)
+        yield file
+
+    def tracks(self, row: Mapping[str, Any], detections: pa.Table) -> pa.Table:
+        """One video's rows of `tracks` from its rows of `detections`."""
+        size = (row["height"], row["width"]) if row["height"] else None
+        video = VideoInfo(row["video_id"], row["uri"] or "", row["catalog"] or "", fps=row["fps"], size=size)
+        frames, tracks = self.linker.link(stitched(detections), video, self.settings)
+        table = tracks_table(video.video_id, frames, tracks, self.classes)
+        return thresholded(table, self.recipe.detection_threshold, self.recipe.tracking_threshold)
+
+
+def stitched(detections: pa.Table) -> list[Detections]:
+    """One video's rows of `detections`, clip by clip in order of time, as its owned frames."""
+    frames = detections_frames(detections)
+    owned = np.asarray(detections["owned"])
+    clip_id = detections["clip_id"].cast(pa.string()).to_pylist()
+    clips = []
+    for _, group in groupby(range(len(frames)), key=lambda row: clip_id[row]):
+        rows = list(group)
+        clips.append(([frames[row] for row in rows], owned[rows]))
+    return stitch(clips)
+
+
+def thresholded(tracks: pa.Table, detection_threshold: float, tracking_threshold: float) -> pa.Table:
+    """Rows that score below the one go, tracks that score below the other lose their id."""
+    score = np.asarray(tracks["score"])
+    weak = np.nan_to_num(np.asarray(tracks["track_score"]), nan=0.0) < tracking_threshold
+    if weak.any():
+        for name in ("track_id", "track_score"):
+            column = tracks[name].combine_chunks()
+            blank = pa.array(np.asarray(column.fill_null(0)), column.type, mask=weak | np.asarray(column.is_null()))
+            tracks = tracks.set_column(tracks.column_names.index(name), TRACKS.field(name), blank)
+    return tracks.filter(pa.array(score >= detection_threshold))
