@@ -48,7 +48,7 @@ def count(pairs: Pairs) -> Counts:
     assigned = before != predicted  # anew, not continued
     known = np.full(len(truth), -1)  # whom each prediction was last assigned to; continuing does not count
     known[assigned] = _previous(predicted[assigned], truth[assigned])
-    transfers = assigned & (known >= 0) & (known != truth)
+    transfers = (known >= 0) & (known != truth)
 
     present = np.bincount(pairs.truth_id, minlength=pairs.num_truth_ids)
     tracked = np.bincount(truth, minlength=pairs.num_truth_ids) / present
