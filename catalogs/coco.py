@@ -8,6 +8,7 @@ the video, by `frame_id` where there is one, else by file name. Boxes are left, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
         raise ValueError("the catalog coco needs a json file of a dataset in COCO's format")
     dataset = read_dataset(str(source))
     fs, path = fsspec.core.url_to_fs(settings.images or str(source).rsplit("/", 1)[0])
+    identity = _identity(str(source), settings.results)
     found = []
     for video_id, folder in dataset.folders.items():
         frames = f"{path}/{folder}".rstrip("/")
@@ -71,7 +73,7 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
                 uri=frames if is_there else "",
                 catalog="coco",
                 kind="images" if is_there else "rows",
-                identity=f"{dataset.lengths[video_id]} images",
+                identity=identity,
                 truth_uri=str(source),
                 detections_uri=settings.results,
                 size=dataset.sizes[video_id],
@@ -157,6 +159,16 @@ def read_dataset(path: str) -> Dataset:
         },
         annotations=content.get("annotations", []),
     )
+
+
+def _identity(*paths: str | None) -> str:
+    """Changes when one of the files does: their sizes and times of change or etags."""
+    known = []
+    for path in filter(None, paths):
+        fs, inside = fsspec.core.url_to_fs(path)
+        entry = fs.info(inside)
+        known.append((entry.get("size"), entry.get("mtime") or entry.get("ETag")))
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
 def _names(fs: Any, folder: str) -> list[str]:

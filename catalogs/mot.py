@@ -295,9 +295,11 @@ def _sequence(fs: Any, folder: str, settings: Settings) -> VideoInfo | None:
     elif files and texts:
         kind, uri, content = "video", files[0], [fs.info(files[0])]
     elif texts:
-        kind, uri, content = "rows", "", [fs.info(path) for path in texts]
+        kind, uri, content = "rows", "", []
     else:
         return None
+    if det and settings.given_detections:
+        content.append(fs.info(det))
     height, width = info.get("imheight"), info.get("imwidth")
     return VideoInfo(
         video_id=folder.rsplit("/", 1)[-1],
