@@ -136,7 +136,7 @@ def _stamp(thing: Thing, time: int, grain: Float | None) -> _Stamp | None:
         speckle = grain[7 * time % 64 :, 13 * time % 64 :]
         paint = paint + (24 * thing.strength) * speckle[y1:y2, x1:x2, None]
     elif kind == "low_contrast":
-        cover = cover * (1 - 0.6 * thing.strength)
+        cover = cover * (1 - 0.5 * thing.strength)
     return _Stamp(slice(y1, y2), slice(x1, x2), solid, cover, paint)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,6 @@ import pyarrow.parquet as pq
 
 FPS = 25
 _OPTIONS = {"crf": "18", "preset": "veryfast", "movflags": "+faststart"}
-
-log = logging.getLogger(__name__)
 
 
 def written_digest(video: Path) -> str | None:
@@ -40,7 +37,7 @@ def write(video: Path, frames: np.ndarray, truth: pa.Table, digest: str) -> None
 
 def encode(path: Path, frames: np.ndarray) -> None:
     """Encodes frames, uint8 (T, H, W, 3) RGB, as H.264 in an MP4 container."""
-    with av.open(str(path), "w", format="mp4", options={}) as container:
+    with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options=_OPTIONS)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

@@ -12,7 +12,7 @@ from pipeline.boxes import area, clip
 
 SIZE = (128, 160)  # height, width of every frame
 
-_FACTORS = tuple(0.012 * 1.09**step for step in range(50))  # speeds tried, in diameters a frame
+_FACTORS = tuple(round(0.012 * 1.09**step, 6) for step in range(50))  # speeds tried, in diameters a frame
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from catalogs.synthetic.shapes import CLASSES, PLAIN, SILHOUETTES, Colour, Doubl
 
 VERSION = "synthetic-v1"
 BURSTS = ("motion_blur", "defocus", "noise", "low_contrast")
-SPEEDS = {"slow": (0.84, 0.92), "medium": (0.64, 0.76), "fast": (0.42, 0.54)}  # mean IoU of consecutive boxes
+SPEEDS = {"slow": (0.84, 0.92), "medium": (0.66, 0.77), "fast": (0.46, 0.56)}  # mean IoU of consecutive boxes
 
 _FRAMES = (32, 40)
-_BURST_START = 0.042  # chance a frame that a clean object deteriorates
+_BURST_START = 0.046  # chance a frame that a clean object deteriorates
 _BURST_FRAMES = (2, 6)
 _GAP_FRAMES = (5, 10)  # out of sight before re-entry
 
@@ -105,7 +105,7 @@ def make_scene(split: str, index: int) -> Scene:
         )
         for plan, center in zip(plans, centers, strict=True)
     )
-    occluders = tuple(_occluder(random, camera) for _ in range(int(random.random_sample() < 0.4)))
+    occluders = tuple(_occluder(random, camera) for _ in range(int(random.random_sample() < 0.35)))
     distractors = tuple(_distractor(random, num_frames, backdrop) for _ in range(random.randint(0, 5)))
     return Scene(
         split=split,
@@ -194,16 +194,16 @@ def _heading(angle: float) -> tuple[float, float]:
 
 def _cast(random: RandomState, num_frames: int, backdrop: Colour) -> list[Plan]:
     """The objects of a video: a pair with a story in most, and one to three on their own, one of whom may leave."""
-    labels = list(random.permutation(len(CLASSES)))
+    labels = [int(label) for label in random.permutation(len(CLASSES))]
     diameters = [random.uniform(25, 41) for _ in range(4)]
     plans: list[Plan] = []
     story = random.random_sample()
-    if story < 0.4:
+    if story < 0.36:
         plans += _lookalikes(random, labels.pop(), diameters.pop(), num_frames, backdrop)
-    elif story < 0.65:
+    elif story < 0.6:
         plans += _concentric(random, (labels.pop(), labels.pop()), diameters.pop(), num_frames, backdrop)
     others = 1 + int(random.random_sample() < 0.35) + int(not plans)
-    leaves = random.random_sample() < 0.5
+    leaves = random.random_sample() < 0.45
     for number in range(others):
         diameter = random.uniform(23, 29) if number == 0 and leaves else diameters.pop()
         plan = _plan(random, _look(random, labels.pop(), backdrop, diameter), num_frames)
@@ -217,9 +217,9 @@ def _cast(random: RandomState, num_frames: int, backdrop: Colour) -> list[Plan]:
 
 
 def _clear_of(random: RandomState, plans: list[Plan]) -> tuple[float, float]:
-    """The best of four places, that which is farthest from where the others meet."""
+    """The best of eight places, that which is farthest from where the others meet."""
     height, width = SIZE
-    places = [(random.uniform(0.15, 0.85) * width, random.uniform(0.15, 0.85) * height) for _ in range(4)]
+    places = [(random.uniform(0.15, 0.85) * width, random.uniform(0.15, 0.85) * height) for _ in range(8)]
     others = [plan.where for plan in plans]
     return max(places, key=lambda place: min(((place[0] - x) ** 2 + (place[1] - y) ** 2 for x, y in others), default=0))
 
@@ -240,7 +240,7 @@ def _lookalikes(
     first = _plan(random, look, num_frames)
     angle = random.uniform(0, 2 * math.pi)
     other = _plan(random, twin, num_frames)
-    beside = random.uniform(0.15, 0.45) * diameter
+    beside = random.uniform(0.3, 0.65) * diameter
     heading = _heading(angle)
     return (
         replace(first, heading=heading, lookalike=True),

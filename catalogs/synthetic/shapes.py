@@ -110,8 +110,7 @@ def ink(look: Look, u: Float, v: Float) -> Float:
     across = look.tilt[0] * u + look.tilt[1] * v
     along = look.tilt[0] * v - look.tilt[1] * u
     period, (shift, slip) = look.period, look.phase
-    a, b = look.half
-    radius = look.diameter / 2
+    narrow = min(look.half)
     name = "plain" if look.label == PLAIN else CLASSES[look.label]
     if name == "stripes":
         edge = _wave(across / period + shift) * (period / 4)
@@ -121,11 +120,11 @@ def ink(look: Look, u: Float, v: Float) -> Float:
         edge = _wave((across + np.abs(along)) / period + shift) * (period / 4)
     elif name == "dots":
         x, y = across / period + shift, along / period + slip
-        edge = (0.33 - np.sqrt((x - np.round(x)) ** 2 + (y - np.round(y)) ** 2)) * period
+        edge = (0.28 - np.sqrt((x - np.round(x)) ** 2 + (y - np.round(y)) ** 2)) * period
     elif name == "cross":  # one, as long as the silhouette
         edge = 0.36 * period - np.minimum(np.abs(across), np.abs(along))
-    elif name == "ring":  # one, shaped as the silhouette's ellipse
-        edge = 0.24 * period - np.abs(np.sqrt((u / a) ** 2 + (v / b) ** 2) - 0.58) * radius
+    elif name == "ring":  # one, round, as large as the narrower side allows
+        edge = 0.17 * narrow - np.abs(np.sqrt(u * u + v * v) - 0.56 * narrow)
     else:
         return np.zeros_like(u)
     return np.clip(edge + 0.5, 0, 1)
