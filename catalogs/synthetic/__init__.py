@@ -43,11 +43,11 @@ _MOST_VIDEOS = 10_000  # a training run may ask for more than the split's usual 
 
 # What some videos hold: `annotate.digest` of their frames and truth.
 DIGESTS: dict[str, str] = {
-    "train-0000": "4b111eef2b455a640bb4211d403af26c745b8e2671e515eaf4f85ef0fd791ddf",
-    "train-0301": "4e6aa902aec38cf07ddff5ceccc2599aae44d6b30430621830424bc0289a2e8d",
-    "val-0001": "06f274d01ea4fe1f16b3534ccba7c3e46461c34ea933ed904feff8b703d768f6",
-    "test-0002": "719903591b50524360a01b8ca08c5506dffd3bbb71ecc2e4ec4ac920a572f0fd",
-    "test-0006": "0990025d0f427d6e80bc50bb1b1cf7a7bd881cb39f77a6129a80b422eae9921a",
+    "train-0000": "86666218e8181017d021b751a92dc398ab960a1cbf143ee0d0ffbb9226abc154",
+    "train-0301": "50fb2a3a64d843fbc02abc0ca1aa93ef575db4ecbb6fac8fcfd69ae4c148bd24",
+    "val-0001": "910dae56d3c27d9ce87631c23d847bf37d0e11eb9bd7496b835cde4ba0745fe4",
+    "test-0002": "dc3965278a289741e85998408622de69f792cebbd61c43cc1170832eef5e0aa4",
+    "test-0006": "f2c2029dd7ecc1f92ac60e38baf817231845da9634aa435ef04cfde835d8e957",
 }
 
 log = logging.getLogger(__name__)

@@ -127,7 +127,7 @@ def _stamp(thing: Thing, time: int, grain: Float | None) -> _Stamp | None:
         cover = (solid + exposures[0] + exposures[1] + exposures[2] + exposures[3]) / 5
     pattern = ink(look, u, v) if look.label != PLAIN else np.zeros_like(u)
     if kind:
-        pattern = _MEAN_INK + (1 - thing.strength) * 0.3 * (pattern - _MEAN_INK)
+        pattern = _MEAN_INK + (1 - thing.strength) * 0.15 * (pattern - _MEAN_INK)
     rim = 1 - look.rim * np.clip((outline + 2.5) / 2, 0, 1)
     ground = np.array(look.ground, np.float32)
     paint = (ground + pattern[..., None] * (np.array(look.ink, np.float32) - ground)) * rim[..., None]
