@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import typer
 
-VERBS = ("run", "detect", "link", "evaluate", "report", "query", "train")
+VERBS = ("run", "detect", "link", "evaluate", "query")
 
 
 # Typer's own copy of click's; it names only this child of it.
@@ -43,7 +43,8 @@ def main(*verbs: str) -> None:
     try:
         code = application(*(verbs or VERBS))(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UsageError as error:
-        error.show()  # type: ignore[attr-defined]
+        said = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+        print(f"trackloom: {said[:1].lower() + said[1:]}; --help shows what there is", file=sys.stderr)
         code = 1
     except (typer.Abort, KeyboardInterrupt):
         print("stopped; what was written is whole, and the same command goes on from there", file=sys.stderr)

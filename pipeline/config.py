@@ -19,11 +19,9 @@ FOLDERS = {"model": "models", "linker": "pipeline.linkers", "catalog": "catalogs
 
 
 def available(kind: str) -> list[str]:
-    """Names of all models, linkers or catalogs: the modules of that folder that have Settings' shape by name."""
+    """Names of all models, linkers or catalogs: the modules of that folder."""
     package = importlib.import_module(FOLDERS[kind])
-    return sorted(
-        module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in ("parts", "weights")
-    )
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "parts")
 
 
 def load(kind: str, name: str) -> types.ModuleType:
@@ -73,6 +71,9 @@ def plain(value: object) -> Any:
     return value
 
 
+_KINDS = {int: "a whole number", float: "a number", str: "text"}
+
+
 def _convert(value: Any, hint: Any, name: str) -> Any:
     """The value as the type that a field is annotated with, or ValueError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -98,7 +99,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     try:
         converted = hint(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}; it must be a {hint.__name__}") from None
+        raise ValueError(f"{name} is {value!r}; it must be {_KINDS.get(hint, hint.__name__)}") from None
     if hint is int and isinstance(value, float) and value != converted:
         raise ValueError(f"{name} is {value!r}; it must be a whole number")
     return converted
