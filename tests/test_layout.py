@@ -21,12 +21,13 @@ ALLOWED = {
     "pipeline.metrics": {"pipeline.boxes", "pipeline.metrics", "pyarrow"},
     "pipeline.detect": {"pipeline", "torch"},
     "pipeline.training": {"pipeline", "torch", "ray", "pyarrow"},
+    "pipeline.labelled": {"pipeline", "torch", "pyarrow"},
     "pipeline.engine": {"ray", "pyarrow"},
     "pipeline.flow": {"pipeline"},
     "pipeline": {"pipeline", "pyarrow"},
     "models": {"models", "torch", "torchvision"},
     "catalogs": {"catalogs", "pipeline.records", "pipeline.boxes", "pipeline.schemas", "pyarrow"},
-    "jobs": {"jobs", "pipeline", "catalogs", "models", "pyarrow"},
+    "jobs": {"jobs", "pipeline", "catalogs", "models", "pyarrow", "torch"},
 }
 WATCHED = {*OURS, "torch", "torchvision", "ray", "pyarrow"}
 BY_NAME = {"models", "catalogs", "jobs"}  # that the pipeline reaches by name only
