@@ -2,9 +2,10 @@
 
 The picture is defined once, whoever decodes: FFmpeg's `scale` filter (bicubic) after its `transpose`, as RGB24. decord
 (the default) builds that filter chain inside; `AvReader` builds the same one, and their frames are bit-equal
-(tests/pipeline/test_video.py). PyAV takes over where decord fails or is wrong: more than 8 bits a sample, frames
-narrower than 64 pixels, containers without presentation times (AVI with B-frames), open groups of pictures (it gives
-wrong frames after seeking), several video streams, and from the first frame that it cannot decode.
+(tests/pipeline/test_video.py). PyAV takes over where decord fails or is wrong: videos too long to be held decoded (it
+reads ahead without bound; to throw that away by seeking costs 3.5 ms a frame where PyAV takes 0.5, with one key frame
+in 250), frames narrower than 64 pixels, containers without presentation times (AVI with B-frames), open groups of
+pictures (wrong frames after seeking), several video streams, and from the first frame on that it cannot decode.
 
 A frame's index is its place in display order among the file's packets, which demuxing tells without decoding: so a
 frame that cannot be decoded leaves a gap and the frames after it keep their numbers.
@@ -17,6 +18,7 @@ import sys
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import IO, Any, Protocol
 
 import av  # before decord, whose libraries are loaded for the whole process and would be taken for PyAV's
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 
 Frame = NDArray[np.uint8]  # (H, W, 3), RGB, upright, resized
 MIN_DECORD_WIDTH = 64  # its rows are padded to 64 bytes, and narrower ones come out in a wrong shape
-READ_AHEAD_BYTES = 96 * 2**20  # of decoded frames that decord may hold: it reads ahead without bound if let
+READ_AHEAD_BYTES = 256 * 2**20  # of a video, decoded whole: above it decord is not used, as it decodes on unasked
 TURNS = {0: (), 1: (("transpose", "cclock"),), 2: (("hflip", ""), ("vflip", "")), 3: (("transpose", "clock"),)}
 
 
@@ -51,7 +53,7 @@ class Header:
     stream: int  # its place among the video streams
     turns: int  # quarter turns counter-clockwise that set a decoded frame upright
     codec: str
-    is_plain: bool  # one video stream of 8 bits a sample: what decord decodes right
+    is_alone: bool  # the only video stream
     fps: float | None
     base_fps: float | None
     frames: int | None
@@ -96,10 +98,10 @@ def read_header(source: str | IO[bytes], name: str) -> Header:
     with _open(source, name) as container:
         stream = _stream(container, name)
         codec = stream.codec_context
-        turns, shape, sample = 0, (codec.height, codec.width), codec.format
+        turns, shape = 0, (codec.height, codec.width)
         frame = _first_frame(container, stream)
         if frame is not None:
-            turns, shape, sample = round(frame.rotation / 90) % 4, (frame.height, frame.width), frame.format
+            turns, shape = round(frame.rotation / 90) % 4, (frame.height, frame.width)
         if min(shape) <= 0:
             raise VideoError(f"{name}: no frame of its {codec.name} video could be decoded, and its size is unknown")
         duration = None if container.duration is None else container.duration / av.time_base
@@ -109,7 +111,7 @@ def read_header(source: str | IO[bytes], name: str) -> Header:
             stream=container.streams.video.index(stream),
             turns=turns,
             codec=codec.codec.canonical_name,
-            is_plain=len(streams) == 1 and sample is not None and all(c.bits == 8 for c in sample.components),
+            is_alone=len(streams) == 1,
             fps=float(stream.average_rate) if stream.average_rate else None,
             base_fps=float(stream.base_rate) if stream.base_rate else None,
             frames=stream.frames or None,
@@ -122,6 +124,7 @@ def read_index(source: str | IO[bytes], name: str) -> Index:
     with _open(source, name) as container:
         stream = _stream(container, name)
         times: list[int | None] = []
+        decoding_times: list[int | None] = []
         keys: list[int | None] = []
         is_closed = True
         try:
@@ -129,6 +132,7 @@ def read_index(source: str | IO[bytes], name: str) -> Index:
                 if packet.size == 0 or packet.is_discard or _is_hidden(packet, stream.codec_context.name):
                     continue
                 times.append(packet.pts)
+                decoding_times.append(packet.dts)
                 if packet.is_keyframe:
                     keys.append(packet.pts)
                 elif keys and packet.pts is not None and keys[-1] is not None:
@@ -137,14 +141,15 @@ def read_index(source: str | IO[bytes], name: str) -> Index:
             pass  # decoding meets it again, and reports it
         fps = float(stream.average_rate or stream.base_rate or 30)
         time_base = float(stream.time_base)
-        known = [time for time in times if time is not None]
-        pts = np.array(sorted(known), np.int64)
-        complete = len(known) == len(times) and bool(np.all(np.diff(pts) > 0))
         # AVI has no presentation times; those that FFmpeg makes up are wrong where frames are reordered.
-        invented = "avi" in container.format.name and known != sorted(known)
-        if not complete:
+        in_order = times == sorted(time for time in times if time is not None)
+        invented = "avi" in container.format.name and not in_order
+        pts = _rising(times)
+        is_exact = pts is not None and not invented and len(keys) > 0
+        if pts is None or invented:  # frame i is then shown when packet i is decoded, or at the average rate
+            pts = _rising(decoding_times)
+        if pts is None:
             pts, time_base = np.arange(len(times), dtype=np.int64), 1 / fps
-        is_exact = complete and not invented and len(keys) > 0
         places = np.zeros(1, np.int64)
         if is_exact:
             shown = np.array(sorted(key for key in keys if key is not None), np.int64)
@@ -153,13 +158,20 @@ def read_index(source: str | IO[bytes], name: str) -> Index:
         return Index(pts, places, is_exact, is_closed, time_base, fps)
 
 
+def _rising(times: list[int | None]) -> NDArray[np.int64] | None:
+    """The times sorted; None where one is unknown, or two are the same."""
+    known = np.array(sorted(time for time in times if time is not None), np.int64)
+    return known if len(known) == len(times) and bool(np.all(np.diff(known) > 0)) else None
+
+
 def reader(path: str, header: Header, index: Index, size: tuple[int, int], threads: int) -> Reader:
     """The decoder for this file: decord, or PyAV where decord is known to be wrong. size: of the frames given."""
     ours = AvReader(path, header, index, size, threads)
-    if not (header.is_plain and index.is_exact and index.is_closed and size[1] >= MIN_DECORD_WIDTH):
+    fits = len(index) * size[0] * size[1] * 3 <= READ_AHEAD_BYTES
+    if not (fits and header.is_alone and index.is_exact and index.is_closed and size[1] >= MIN_DECORD_WIDTH):
         return ours
     try:
-        theirs = DecordReader(path, index, size, threads, ours)
+        theirs = DecordReader(path, size, threads, ours)
     except RuntimeError:  # decord does not open it
         return ours
     return theirs if theirs.count == len(index) else ours
@@ -238,7 +250,7 @@ class AvReader:
             graph = av.filter.Graph()
             graph.threads = 1
             source = graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+                width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
             )
             nodes = [graph.add(name, *([options] if options else [])) for name, options in self._filters]
             graph.link_nodes(source, *nodes, graph.add("buffersink")).configure()
@@ -248,42 +260,28 @@ class AvReader:
 
 
 class DecordReader:
-    """decord, in blocks: its read-ahead is thrown away after each, as otherwise a slow consumer fills the memory.
+    """decord, for videos short enough that its unbounded read-ahead holds them whole at worst.
 
-    Blocks end at key frames where they can, so that nothing is decoded twice. What decord cannot decode, `other`
-    does, which also says why.
+    What it cannot decode, `other` does, which also says why.
     """
 
-    def __init__(self, path: str, index: Index, size: tuple[int, int], threads: int, other: AvReader) -> None:
-        height, width = size
+    def __init__(self, path: str, size: tuple[int, int], threads: int, other: AvReader) -> None:
         self._decord = _decord()
-        self._reader = self._decord.VideoReader(path, width=width, height=height, num_threads=threads)
+        self._reader = self._decord.VideoReader(path, width=size[1], height=size[0], num_threads=threads)
         self.count = len(self._reader)
         self.problems = other.problems
-        self._index, self._other = index, other
-        self._block = max(1, READ_AHEAD_BYTES // (height * width * 3))
+        self._other = other
 
     def frames(self, start: int, stop: int | None) -> Iterator[tuple[int, Frame]]:
         stop = self.count if stop is None else min(stop, self.count)
-        while start < stop:
-            end = self._end(start, stop)
+        for first in range(start, stop, 32):
+            batch = range(first, min(first + 32, stop))
             try:
-                block = self._reader.get_batch(range(start, end)).asnumpy()
-                if self.count - end > self._block:
-                    self._reader.seek(0)
+                pictures = self._reader.get_batch(batch).asnumpy()
             except (RuntimeError, self._decord.base.DECORDError):
-                yield from self._other.frames(start, stop)
+                yield from self._other.frames(first, stop)
                 return
-            yield from zip(range(start, end), block, strict=True)
-            start = end
-
-    def _end(self, start: int, stop: int) -> int:
-        """Where the block from `start` ends: at `stop`, or the last key frame that fits, or where it is full."""
-        if stop - start <= self._block:
-            return stop
-        keys = self._index.keys
-        fitting = keys[(keys > start + self._block // 2) & (keys <= start + self._block)]
-        return int(fitting[-1]) if len(fitting) else start + self._block
+            yield from zip(batch, pictures, strict=True)
 
 
 def _decord() -> types.ModuleType:

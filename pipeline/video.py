@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline import decoders
-from pipeline.decoders import Frame, Index, Reader, VideoError
+from pipeline.decoders import Frame, Header, Index, Reader, VideoError
 from pipeline.images import ImageReader, file_size, local_copy, opened
 from pipeline.records import Clip, ClipRef, Resize, VideoInfo
 
@@ -248,4 +248,17 @@ def _source(video: VideoInfo, resize: Resize, threads: int) -> Iterator[_Source]
         index = decoders.read_index(path, video.uri)
         target = resize.target(header.size)
         reader = decoders.reader(path, header, index, target, threads)
-        yield _Source(reader, index, max(len(index), header.frames or 0), header.size, target)
+        yield _Source(reader, index, _promised(header, index), header.size, target)
+
+
+def _promised(header: Header, index: Index) -> int:
+    """How many frames there should be: the header's count where the packets also end well before its duration.
+
+    Without the second condition AVI headers mislead: they count ticks in which no frame is shown.
+    """
+    count, declared = len(index), header.frames or 0
+    if declared <= count or header.duration_s is None or count < 2:
+        return max(count, declared)
+    shown_s = index.timestamp(count - 1) - index.timestamp(0)
+    interval_s = shown_s / (count - 1)
+    return declared if header.duration_s - shown_s > (SPARE_FRAMES + 1) * interval_s else count
