@@ -82,8 +82,10 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
         raise FileNotFoundError(
             f"{source} is not a folder; the catalog mot needs a folder of sequences, or one of them"
         )
-    folders = [root, *sorted(path.rstrip("/") for path in fs.ls(root, detail=False) if fs.isdir(path))]
-    found = [video for folder in folders if (video := _sequence(fs, folder, settings)) is not None]
+    own = _sequence(fs, root, settings)  # a sequence's own folders, gt and det, are none themselves
+    folders = sorted(path.rstrip("/") for path in fs.ls(root, detail=False) if fs.isdir(path))
+    below = (_sequence(fs, folder, settings) for folder in folders)
+    found = [own] if own else [video for video in below if video is not None]
     if not found:
         raise FileNotFoundError(
             f"{source} holds no MOTChallenge sequence; looked for img1/, gt/gt.txt, det/det.txt in it and its folders"

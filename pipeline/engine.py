@@ -7,9 +7,11 @@ of actors, the others are tasks.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -118,10 +120,11 @@ class OnRay:
         if ray.is_initialized():
             return
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         options: dict[str, Any] = {"include_dashboard": False} if self.address == "local" else {}
-        ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        # What Ray Data says of its own doings stays in its log files; on the terminal our one line speaks.
+        # What Ray says of its own doings stays in its log files; on the terminal our one line speaks.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        with _stderr_aside():  # or it says that it was told to be quiet
+            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **options)
         for handler in logging.getLogger("ray.data").handlers:
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.CRITICAL)
@@ -133,6 +136,20 @@ class OnRay:
         self.start()
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return float(resources.get("CPU", 1))
+
+
+@contextlib.contextmanager
+def _stderr_aside() -> Iterator[None]:
+    """Nothing that is written to stderr, by libraries too, is shown; exceptions pass."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _table(record: Any) -> pa.Table:

@@ -149,6 +149,12 @@ def test_sequences_are_listed(tmp_path: Path) -> None:
     assert table["class_name"].to_pylist() == ["pedestrian"]
 
 
+def test_a_sequence_alone_is_one_video_and_not_also_its_folders(tmp_path: Path) -> None:
+    write(tmp_path / "A" / "gt" / "gt.txt", "1,1,0,0,9,9,1,-1,-1,-1")
+    write(tmp_path / "A" / "det" / "det.txt", "1,-1,0,0,9,9,1,-1,-1,-1")
+    assert [video.video_id for video in mot.videos(str(tmp_path / "A"), mot.Settings())] == ["A"]
+
+
 def test_identity_changes_with_the_content(tmp_path: Path) -> None:
     def identity() -> str:
         return mot.videos(str(tmp_path / "rows"), mot.Settings())[0].identity
