@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet
-from torchvision.ops import box_iou
+from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from models.parts.anchors import AnchorOutputs, clip
 
@@ -71,10 +71,7 @@ class TorchvisionDetector(nn.Module):
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
         self.is_retinanet = isinstance(self.network, RetinaNet)
         if name == "retinanet_resnet50_fpn":
-            # Its published weights were trained with batch norms that add no epsilon.
-            for module in self.network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eps = 0.0
+            freeze_batch_norms(self.network.backbone)  # as its published weights were trained
 
     def forward(self, frames: Tensor) -> tuple[dict[str, Tensor], list[Tensor], tuple[int, ...]]:
         """uint8 (N, 3, H, W) -> the heads' outputs, each frame's anchors (A, 4), and the anchors of each level."""
@@ -123,3 +120,12 @@ class TorchvisionDetector(nn.Module):
         ]
         losses = self.network.compute_loss(own, heads, anchors, matched)
         return losses
+
+
+def freeze_batch_norms(module: Any) -> None:
+    """Puts batch norms that never learn, and add no epsilon, in the place of all others in the module."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child.num_features, eps=0.0))
+        else:
+            freeze_batch_norms(child)

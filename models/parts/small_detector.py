@@ -59,17 +59,20 @@ class SmallDetector(nn.Module):
     num_classes: C, foreground only. width: channels after the stem. channels: of the pyramid and the heads.
     """
 
-    def __init__(self, num_classes: int, width: int = 16, channels: int = 64) -> None:
+    def __init__(
+        self, num_classes: int, widths: tuple[int, int, int, int] = (16, 32, 64, 128), channels: int = 64
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.stem = convolution(3, width, 2)
-        self.stage_1 = Residual(width, width, 1)
-        self.stage_2 = Residual(width, 2 * width, 2)
-        self.stage_3 = Residual(2 * width, 4 * width, 2)  # stride 8
-        self.stage_4 = Residual(4 * width, 8 * width, 2)  # stride 16
-        self.lateral = nn.ModuleList([nn.Conv2d(w * width, channels, 1) for w in (4, 8)])
+        self.stem = convolution(3, widths[0], 2)
+        self.stage_1 = Residual(widths[0], widths[0], 1)
+        self.stage_2 = Residual(widths[0], widths[1], 2)
+        self.stage_3 = Residual(widths[1], widths[2], 2)  # stride 8
+        self.stage_4 = Residual(widths[2], widths[3], 2)  # stride 16
+        self.lateral = nn.ModuleList([nn.Conv2d(width, channels, 1) for width in widths[2:]])
         self.smooth = nn.ModuleList([convolution(channels, channels, 1) for _ in STRIDES])
         self.tower = convolution(channels, channels, 1)
+        self.class_tower = convolution(channels, channels, 1)
         anchors = len(ASPECTS)
         self.objectness = nn.Conv2d(channels, anchors, 3, padding=1)
         self.classes = nn.Conv2d(channels, anchors * num_classes, 3, padding=1)
@@ -92,14 +95,18 @@ class SmallDetector(nn.Module):
         coarse = self.stage_4(fine)
         top = self.lateral[1](coarse)
         merged = self.lateral[0](fine) + F.interpolate(top, scale_factor=2.0, mode="nearest")
-        levels = [self.tower(smooth(level)) for smooth, level in zip(self.smooth, (merged, top), strict=True)]
+        shared = [smooth(level) for smooth, level in zip(self.smooth, (merged, top), strict=True)]
+        levels = [self.tower(level) for level in shared]
+        class_levels = [self.class_tower(level) for level in shared]
         anchors = [
             grid_anchors(level.shape[-2:], stride, side).to(frames.device)
             for level, stride, side in zip(levels, STRIDES, ANCHOR_SIDES, strict=True)
         ]
         return (
             torch.cat([per_anchor(self.objectness(level), 1) for level in levels], dim=1).squeeze(-1),  # (N, A)
-            torch.cat([per_anchor(self.classes(level), self.num_classes) for level in levels], dim=1),  # (N, A, C)
+            torch.cat(
+                [per_anchor(self.classes(level), self.num_classes) for level in class_levels], dim=1
+            ),  # (N, A, C)
             torch.cat([per_anchor(self.deltas(level), 4) for level in levels], dim=1),  # (N, A, 4)
             torch.cat(anchors),
             tuple(len(level) for level in anchors),
@@ -141,8 +148,8 @@ NEGATIVE, IGNORED = -1, -2
 def assign(anchors: Tensor, target: dict[str, Tensor]) -> Tensor:
     """The box that each anchor (A, 4) is to find: its index (A,), or NEGATIVE, or IGNORED.
 
-    Every box has at least the anchor nearest to it, however little they overlap. Boxes with `ignore` set are nobody's
-    aim, and what lies in them is no mistake.
+    A box that no anchor overlaps well has the nearest that finds no other box, however far. Boxes with `ignore` set are
+    nobody's aim, and what lies in them is no mistake.
     """
     boxes = target["boxes"]
     ignore = target.get("ignore", torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device))
@@ -160,7 +167,9 @@ def assign(anchors: Tensor, target: dict[str, Tensor]) -> Tensor:
         best, index = iou.max(dim=1)
         matched[best >= NEGATIVE_IOU] = IGNORED
         matched[best >= POSITIVE_IOU] = wanted[index[best >= POSITIVE_IOU]]
-        matched[iou.argmax(dim=0)] = wanted
+        taken = matched >= 0
+        lonely = ~torch.isin(wanted, matched)
+        matched[iou[:, lonely].masked_fill(taken[:, None], -1).argmax(dim=0)] = wanted[lonely]
     return matched
 
 

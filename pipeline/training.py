@@ -1,0 +1,254 @@
+"""Training: a catalog's frames and their truth in, a network's weights out.
+
+The training split is decoded once into a file that is mapped into memory; batches of single frames are drawn from it.
+One loop serves both ways: `fit` in this process, or in the workers of Ray Train, which share every batch among them.
+Equal settings give equal weights, bit for bit, here and on one worker of Ray's on a machine of the same kind.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pipeline.config import load, settings
+from pipeline.labelled import Frames, Labelled, read_frames
+from pipeline.records import Resize
+
+Progress = Callable[[int, dict[str, float], float], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What to train, on what, and how: frozen plain values, as a `Recipe` is.
+
+    validation: settings of the catalog for the videos that the result is scored on, None for no score.
+    batch_size: frames a step, over all workers. The learning rate rises over `warmup` steps and falls to nothing by a
+    cosine. average: share of the old weights in the running average that is kept (0: the last weights themselves).
+    flip: mirrors frames at random, left to right; flip_vertical: also upside down; permute_colours: exchanges the
+    colour channels. The latter two only where they leave the class what it is.
+    """
+
+    name: str = "custom"
+    model: str = "smot"
+    model_settings: Mapping[str, Any] = field(default_factory=dict)
+    catalog: str = "synthetic"
+    source: str = ""
+    catalog_settings: Mapping[str, Any] = field(default_factory=dict)
+    validation: Mapping[str, Any] | None = None
+    steps: int = 5000
+    batch_size: int = 8
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.02
+    warmup: int = 100
+    max_gradient: float = 5.0
+    average: float = 0.998
+    flip: bool = True
+    flip_vertical: bool = False
+    permute_colours: bool = False
+    seed: int = 0
+    workers: int = 1
+    threads: int = 1  # of a worker: one is fastest for a small network where other work shares the machine
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "workers", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.batch_size % self.workers:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, which {self.workers} workers cannot share; give a multiple of it"
+            )
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is {self.average}; it must be at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network in eval mode, what the loss came to (mean of the last hundred steps), and CPU-seconds."""
+
+    model: nn.Module
+    losses: dict[str, float]
+    cpu_s: float
+
+
+def build(training: Training, classes: tuple[str, ...]) -> nn.Module:
+    """The network to train; from random weights, drawn with the seed, unless its settings say which."""
+    module = load("model", training.model)
+    torch.manual_seed(training.seed)
+    given = {"weights": "random", "classes": classes, **training.model_settings}
+    model: nn.Module = module.build(settings(module.Settings, given, f"model {training.model}"))
+    return model
+
+
+def fit(
+    training: Training,
+    model: nn.Module,
+    frames: Frames,
+    rank: int = 0,
+    world: int = 1,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Fitted:
+    """Trains the model in place for `training.steps`, and gives back its running average, ready to detect.
+
+    rank, world: this worker's share of every batch. progress: is called every 100 steps with the step, the mean of
+    each loss since the last call, and the seconds since the start.
+    """
+    torch.set_num_threads(training.threads)
+    cpu, start = time.process_time(), time.perf_counter()
+    model = model.to(device).train()
+    learner: nn.Module = _Losses(model)
+    if world > 1:
+        learner = DistributedDataParallel(learner)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]  # biases and batch norms
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": training.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=training.learning_rate,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, training))
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.average), use_buffers=True)
+    random = torch.Generator().manual_seed(training.seed)
+    recent: list[dict[str, float]] = []
+    order: list[int] = []
+    for number in range(training.steps):
+        if len(order) < training.batch_size:
+            order += torch.randperm(len(frames.targets), generator=random).tolist()
+        batch, order = order[: training.batch_size], order[training.batch_size :]
+        clips, targets = draw(frames, batch, training, random)
+        mine = slice(rank, None, world)
+        losses = learner(
+            [clip.to(device) for clip in clips[mine]],
+            [[{name: value.to(device) for name, value in target.items()}] for target in targets[mine]],
+        )
+        total: Tensor = sum(losses.values(), start=torch.zeros((), device=device))
+        optimizer.zero_grad()
+        total.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), training.max_gradient)
+        optimizer.step()
+        schedule.step()
+        averaged.update_parameters(model)
+        recent = [*recent[-99:], {name: value.item() for name, value in losses.items()}]
+        if not math.isfinite(total.item()):
+            raise ValueError(f"the loss is {total.item()} at step {number + 1}; lower learning_rate or max_gradient")
+        if progress and ((number + 1) % 100 == 0 or number + 1 == training.steps):
+            progress(number + 1, _mean(recent), time.perf_counter() - start)
+    kept = averaged.module if training.average else model
+    return Fitted(kept.cpu().eval(), _mean(recent), time.process_time() - cpu)
+
+
+def draw(
+    frames: Frames, batch: list[int], training: Training, random: torch.Generator
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """The frames of a batch as clips uint8 (1, 3, H, W), mirrored and recoloured at random, and their targets."""
+    clips, targets = [], []
+    height, width = frames.pixels.shape[2:]
+    for index in batch:
+        frame = torch.from_numpy(np.array(frames.pixels[index]))
+        target = dict(frames.targets[index])
+        chances = torch.rand(2, generator=random)
+        colours = torch.randperm(3, generator=random)
+        if training.permute_colours:
+            frame = frame[colours]
+        if training.flip and chances[0] < 0.5:
+            frame = frame.flip(2)
+            x1, y1, x2, y2 = target["boxes"].unbind(1)
+            target["boxes"] = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+        if training.flip_vertical and chances[1] < 0.5:
+            frame = frame.flip(1)
+            x1, y1, x2, y2 = target["boxes"].unbind(1)
+            target["boxes"] = torch.stack([x1, height - y2, x2, height - y1], dim=1)
+        clips.append(frame[None])
+        targets.append(target)
+    return clips, targets
+
+
+class _Losses(nn.Module):
+    """Makes `losses` the forward pass, which is where torch's data parallelism hooks in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clips: list[Tensor], targets: list[list[dict[str, Tensor]]]) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = self.model.losses(clips, targets)  # type: ignore[operator]
+        return losses
+
+
+def _rate(step: int, training: Training) -> float:
+    warmup = min(training.warmup, training.steps // 10)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(1, training.steps - warmup))
+
+
+def _mean(losses: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in losses])) for name in losses[0]}
+
+
+def train_here(training: Training, material: Labelled, progress: Progress | None = None, device: str = "cpu") -> Fitted:
+    """Trains in this process, without Ray."""
+    model = build(training, material.classes)
+    with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:
+        frames = read_frames(material, Resize(**model.resize), Path(folder))  # type: ignore[arg-type]
+        return fit(training, model, frames, device=device, progress=progress)
+
+
+def train_on_ray(training: Training, material: Labelled, storage: str | None = None, use_gpu: bool = False) -> Fitted:
+    """Trains on `training.workers` workers of the Ray cluster that this process is connected to.
+
+    Each decodes the videos for itself and takes its share of every batch. storage: a folder that all of them and this
+    process can write to, at any URL that pyarrow knows; by default a temporary one, which serves a single machine.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:
+        result = TorchTrainer(
+            _ray_worker,
+            train_loop_config={"training": training, "material": material},
+            scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=use_gpu),
+            run_config=RunConfig(
+                name=f"train-{uuid.uuid4().hex}",  # a name used before would give that run's result
+                storage_path=storage or folder,
+                failure_config=FailureConfig(max_failures=1),
+            ),
+        ).fit()
+        assert result.checkpoint is not None
+        model = build(training, material.classes)
+        with result.checkpoint.as_directory() as saved:
+            stored = torch.load(Path(saved) / "fitted.pt", weights_only=True)
+    model.load_state_dict(stored["weights"])
+    return Fitted(model.eval(), stored["losses"], stored["cpu_s"])
+
+
+def _ray_worker(config: dict[str, Any]) -> None:
+    """What each of Ray Train's workers does; the first gives the network back, as a checkpoint."""
+    import ray.train
+    import ray.train.torch
+
+    training, material = config["training"], config["material"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    model = build(training, material.classes)
+    with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:
+        frames = read_frames(material, Resize(**model.resize), Path(folder))  # type: ignore[arg-type]
+        fitted = fit(training, model, frames, rank, world, str(ray.train.torch.get_device()))
+    with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:
+        checkpoint = None
+        if rank == 0:
+            stored = {"weights": fitted.model.state_dict(), "losses": fitted.losses, "cpu_s": fitted.cpu_s * world}
+            torch.save(stored, Path(folder) / "fitted.pt")
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(fitted.losses, checkpoint=checkpoint)
