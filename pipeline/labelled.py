@@ -48,7 +48,7 @@ def labelled(catalog: str, source: str, given: Mapping[str, Any]) -> Labelled:
     Raises ValueError where there is no video, no truth of one, or no labelled box at all.
     """
     module = load("catalog", catalog)
-    videos = module.videos(source, settings(module.Settings, given, f"catalog {catalog}"))
+    videos = module.videos(source or None, settings(module.Settings, given, f"catalog {catalog}"))
     if not videos:
         raise ValueError(f"catalog {catalog} found no video in {source!r} to train on")
     tables = [module.truth(video) for video in videos]

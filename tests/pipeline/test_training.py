@@ -59,12 +59,12 @@ def test_a_seed_is_a_training(frames: Frames) -> None:
 
 def test_it_learns(frames: Frames) -> None:
     heard: list[float] = []
-    chosen = replace(SHORT, steps=200, average=0.9, permute_colours=False)
+    chosen = replace(SHORT, steps=110, average=0.9, permute_colours=False)
     model = training.build(chosen, CLASSES)
     first = fit(replace(chosen, steps=1), training.build(chosen, CLASSES), frames).losses
     fitted = fit(chosen, model, frames, progress=lambda step, losses, _: heard.append(sum(losses.values())))
     assert len(heard) == 2
-    assert heard[1] < 0.4 * sum(first.values())
+    assert heard[1] < 0.5 * sum(first.values())
     assert not fitted.model.training
     assert fitted.cpu_s > 0
 

@@ -1,0 +1,224 @@
+"""The training job: a catalog's videos and their truth in, a weight file and its card out.
+
+trackloom train --recipe small-synthetic --output models/weights/smot-synthetic-v1.safetensors --local
+trackloom train VIDEOS --catalog mot --model smot --set model.detector=ssd300_vgg16 --output mine.safetensors --gpu
+python -m jobs.train ...                          the same, from the project's root or as a Ray job
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from jobs import prepare
+from jobs.command import main
+from jobs.options import Address, IsLocal
+from models.parts.weights import write_weights
+from pipeline import flow, scoring, training
+from pipeline.config import did_you_mean, digest, plain
+from pipeline.config import settings as checked
+from pipeline.engine import Local, OnRay
+from pipeline.labelled import Labelled, labelled
+from pipeline.recipe import Recipe
+from pipeline.tables import Run, commit, versions
+from pipeline.training import Fitted, Training
+
+
+def small_synthetic() -> Training:
+    """SMOT's small detector on the training split of synthetic-v1: the weights that the demo runs on.
+
+    trackloom train --recipe small-synthetic --output models/weights/smot-synthetic-v1.safetensors --local
+    """
+    return Training(
+        name="small-synthetic",
+        model_settings={"detector": "small"},
+        catalog_settings={"split": "train"},
+        validation={"split": "val"},
+        flip_vertical=True,  # a pattern upside down or in other colours is the same pattern
+        permute_colours=True,
+    )
+
+
+PARTS = {"model": "model_settings", "catalog": "catalog_settings", "validation": "validation"}
+RECIPES: dict[str, Callable[[], Training]] = {"small-synthetic": small_synthetic}
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="A setting of the training, or (model.NAME, catalog.NAME) of its parts; may be repeated.",
+        metavar="learning_rate=0.001",
+    ),
+]
+
+
+def train(
+    source: Annotated[list[str] | None, typer.Argument(help="Videos, as the catalog reads them.")] = None,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The weights to write.", metavar="FILE.safetensors")],
+    recipe: Annotated[str | None, typer.Option(help=f"A named training: {', '.join(RECIPES)}.")] = None,
+    catalog: Annotated[str | None, typer.Option(help="What SOURCE is: synthetic, mot ...")] = None,
+    model: Annotated[str | None, typer.Option(help="The network: smot ...")] = None,
+    settings: Set = None,
+    steps: Annotated[int | None, typer.Option(help="How many batches to learn from.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is random.", min=0)] = None,
+    workers: Annotated[int | None, typer.Option(help="Ray workers that share every batch.", min=1)] = None,
+    local: IsLocal = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Train on GPUs, one a worker.")] = False,
+    storage: Annotated[
+        str | None, typer.Option(help="A folder that all workers reach, where there are machines.")
+    ] = None,
+    address: Address = None,
+    half: Annotated[bool, typer.Option("--half", help="Store 16-bit floats: half the size.")] = False,
+) -> int:
+    """Trains a model and writes its weights, with a card beside them that says how they were made and score."""
+    where = ",".join(source) if source else None
+    chosen = training_of(
+        recipe, settings or [], source=where, catalog=catalog, model=model, steps=steps, seed=seed, workers=workers
+    )
+    if output.suffix != ".safetensors":
+        raise ValueError(f"--output is {output}; weights are written as .safetensors")
+    material = labelled(chosen.catalog, chosen.source, chosen.catalog_settings)
+    model_ = training.build(chosen, material.classes)  # whatever is wrong with it is said before any work
+    boxes = sum(len(table) for table in material.truth)
+    parameters = sum(parameter.numel() for parameter in model_.parameters())
+    print(
+        f"{len(material.videos)} videos, {boxes:,} boxes of {len(material.classes)} classes -> {output}: "
+        f"{parameters:,} parameters, {chosen.steps} steps of {chosen.batch_size} frames",
+        file=sys.stderr,
+    )
+    start = time.perf_counter()
+    if local:
+        fitted = training.train_here(chosen, material, Line(chosen.steps), "cuda" if gpu else "cpu")
+    else:
+        OnRay(address).start()
+        fitted = training.train_on_ray(chosen, material, storage, gpu)
+    facts = {
+        "model": chosen.model,
+        "classes": list(material.classes),
+        "training": plain(chosen),
+        "command": command(),
+        "data": data_digest(material),
+        "losses": {name: round(value, 4) for name, value in fitted.losses.items()},
+        "cpu_minutes": round(fitted.cpu_s / 60, 1),
+        "commit": commit(),
+        "versions": versions(),
+    }
+    metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
+    write_weights(output, fitted.model.network, metadata, torch.float16 if half else torch.float32)  # type: ignore[arg-type]
+    scores = validate(chosen, output) if chosen.validation is not None else {}
+    output.with_suffix(".md").write_text(card(output, chosen, fitted, facts, scores))
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+    typer.echo(
+        f"{output}: {output.stat().st_size / 1e6:.1f} MB in {(time.perf_counter() - start) / 60:.1f} min. {shown}"
+    )
+    return 0
+
+
+def training_of(name: str | None, given: Sequence[str], **changes: Any) -> Training:
+    """The named training, or a plain one, with the changes that are not None and the `[section.]name=value` given."""
+    if name is not None and name not in RECIPES:
+        raise ValueError(f"unknown training {name!r}{did_you_mean(name, RECIPES)}; available: {', '.join(RECIPES)}")
+    values = {} if name is None else dict(vars(RECIPES[name]()))
+    for field, value in changes.items():
+        if value is not None and value != values.get(field):
+            values |= {field: value} | ({PARTS[field]: {}} if field in PARTS else {})
+            values |= {"validation": None} if field == "catalog" else {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        section, dot, field = key.partition(".")
+        if not equals or (dot and section not in PARTS):
+            parts = " or ".join(f"{part}.NAME=VALUE" for part in PARTS)
+            raise ValueError(f"--set {text!r} is no setting; write NAME=VALUE, {parts}")
+        if dot:
+            values[PARTS[section]] = {**(values.get(PARTS[section]) or {}), field: value}
+        else:
+            values[key] = value
+    mappings = {field: values.pop(field) for field in PARTS.values() if field in values}
+    return replace(checked(Training, values, "training"), **mappings)
+
+
+def validate(chosen: Training, weights: Path) -> dict[str, float]:
+    """Runs the main job with the written weights on the validation videos, and scores it."""
+    recipe = Recipe(
+        catalog=chosen.catalog,
+        source=chosen.source,
+        catalog_settings=chosen.validation or {},
+        model=chosen.model,
+        model_settings={**chosen.model_settings, "weights": str(weights)},
+        linker="keep",
+    )
+    job = prepare.detection(recipe)
+    with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:
+        run = Run(folder).claim(job.identity(), job.model.classes)
+        flow.detect(run, recipe, job.videos, job.model, Local(), flow.Workers(fuse=True), quiet)
+        flow.link(run, recipe, Local(), quiet)
+        flow.score(run, recipe, job.videos, Local(), quiet)
+        found = scoring.values(scoring.combine([run.table("scores")]))[None, None]
+    return {name: found[name] for name in ("mAP", "HOTA", "MOTA", "IDF1") if name in found}
+
+
+def quiet(*_: object) -> None:
+    """Says nothing of how far the validation is: it takes seconds."""
+
+
+def command() -> str:
+    """The command line that this process was started with, however it was."""
+    return shlex.join(["trackloom", "train", *[argument for argument in sys.argv[1:] if argument != "train"]])
+
+
+def data_digest(material: Labelled) -> str:
+    """A name for the videos: another content, another digest."""
+    return digest([(video.video_id, video.identity) for video in material.videos])
+
+
+def card(output: Path, chosen: Training, fitted: Fitted, facts: dict[str, Any], scores: dict[str, float]) -> str:
+    """What a reader should know of the weights, as Markdown."""
+    lines = [
+        f"# {output.stem}",
+        "",
+        f"Weights of `{chosen.model}` {plain(chosen.model_settings)}, trained on catalog `{chosen.catalog}` "
+        f"{plain(chosen.catalog_settings)}. Classes: {', '.join(facts['classes'])}.",
+        "",
+        f"- made by: `{facts['command']}` at commit {facts['commit'] or 'unknown'}",
+        f"- data: digest {facts['data']}",
+        f"- {chosen.steps} steps of {chosen.batch_size} frames, seed {chosen.seed}, "
+        f"{facts['cpu_minutes']} CPU-minutes, {output.stat().st_size / 1e6:.1f} MB",
+        "- loss, mean of the last hundred steps: " + ", ".join(f"{k} {v:.3f}" for k, v in fitted.losses.items()),
+    ]
+    if scores:
+        lines += [
+            f"- on {plain(chosen.validation)}, whole videos, the model's own ids: "
+            + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        ]
+    return "\n".join(lines) + "\n"
+
+
+class Line:
+    """One line that says how the training goes."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def __call__(self, step: int, losses: dict[str, float], seconds: float) -> None:
+        left = seconds / step * (self.steps - step)
+        text = (
+            f"step {step}/{self.steps} | " + ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+            + f" | {step / seconds:.1f} steps/s | {int(left // 60)}:{int(left % 60):02d} left"
+        )  # fmt: skip
+        last = "\n" if step == self.steps or not sys.stderr.isatty() else ""
+        print(("\r\x1b[2K" if sys.stderr.isatty() else "") + text, end=last, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main("train")
