@@ -1,6 +1,6 @@
 """The training job: a catalog's videos and their truth in, a weight file and its card out.
 
-trackloom train --recipe small-synthetic --output models/weights/smot-synthetic-v1.safetensors --local
+trackloom train --recipe small-synthetic --local --half --output models/weights/smot-synthetic-v1.safetensors
 trackloom train VIDEOS --catalog mot --model smot --set model.detector=ssd300_vgg16 --output mine.safetensors --gpu
 python -m jobs.train ...                          the same, from the project's root or as a Ray job
 """
@@ -37,13 +37,15 @@ from pipeline.training import Fitted, Training
 def small_synthetic() -> Training:
     """SMOT's small detector on the training split of synthetic-v1: the weights that the demo runs on.
 
-    trackloom train --recipe small-synthetic --output models/weights/smot-synthetic-v1.safetensors --local
+    trackloom train --recipe small-synthetic --local --half --output models/weights/smot-synthetic-v1.safetensors
     """
     return Training(
         name="small-synthetic",
         model_settings={"detector": "small"},
         catalog_settings={"split": "train"},
         validation={"split": "val"},
+        steps=9000,
+        learning_rate=3e-3,
         flip_vertical=True,  # a pattern upside down or in other colours is the same pattern
         permute_colours=True,
     )
