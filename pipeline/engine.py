@@ -89,6 +89,8 @@ class OnRay:
             return
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        # A pool may be left without work: the stage before it lost what it had.
+        warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
         context.max_errored_blocks = -1  # a lost worker must not end the run; `stream`'s caller counts what came
         flowing: ray.data.Dataset = ray.data.from_arrow([_table(record) for record in records])
         for stage in stages:
@@ -96,7 +98,7 @@ class OnRay:
                 {
                     "fn": _Each,
                     "fn_constructor_args": (stage.make,),
-                    "compute": ray.data.ActorPoolStrategy(size=stage.actors),
+                    "compute": ray.data.ActorPoolStrategy(size=min(stage.actors, len(records))),
                     "max_restarts": 2,
                     "max_task_retries": 1,
                 }

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pipeline.clips import Decode, Unit, lost_part
+from pipeline.clips import Decode, lost_part
 from pipeline.detect import Detect
 from pipeline.engine import Engine, Local, Stage
 from pipeline.judging import Score
 from pipeline.linking import Link
-from pipeline.planning import Plan, PlanVideo, Shard, lost_plan, shards_of, units_of
+from pipeline.planning import Plan, PlanVideo, Shard, lost_plan, shards_of, singly, units_of
 from pipeline.recipe import Recipe
 from pipeline.records import ClipRef, Resize, VideoInfo
 from pipeline.tables import PARTS, Run
@@ -102,10 +102,11 @@ def detect(
     stages = detect_stages(run, recipe, resize, workers)
     report = counter("detect", len(clips), progress, len(clips) - len(missing(clips, run)))
     report(engine.stream(units_of(missing(clips, run), plans, resize), stages))
-    # A worker that died took its unit along: each clip once more on its own, so that only the culprit is lost.
-    for unit in units_of(missing(clips, run), plans, resize):
-        for ref in unit.refs:
-            report(engine.stream([Unit((ref,), unit.travels)], stages))
+    # A worker that died took its unit along, and what waited behind it: each clip for itself, and what is then still
+    # lost quite alone, so that in the end only the culprits are.
+    report(engine.stream(singly(missing(clips, run), plans, resize), stages))
+    for unit in singly(missing(clips, run), plans, resize):
+        report(engine.stream([unit], stages))
     report(Local().stream([lost_part(ref) for ref in missing(clips, run)], stages[-1:]))
 
     gathered = {

@@ -1,0 +1,293 @@
+"""The main job as a user meets it: tables, bad videos, bad commands, resumption, Ray."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import command
+from pipeline import flow
+from pipeline.clips import Unit
+from pipeline.engine import Stage
+from pipeline.tables import Run, read_run
+
+Runs = Callable[..., int]
+
+TABLES = ("detections", "tracks", "videos")
+
+
+def table(output: Path, name: str) -> pa.Table:
+    """A run's table without what may differ: the seconds it took, and how its files share out the names."""
+    whole = read_run(str(output)).table(name)
+    if name == "videos":
+        whole = whole.drop(["decode_s", "detect_s", "link_s"])
+    plain = [
+        pa.field(field.name, pa.string() if pa.types.is_dictionary(field.type) else field.type)
+        for field in whole.schema
+    ]
+    return whole.cast(pa.schema(plain)).combine_chunks()
+
+
+def assert_same_rows(one: Path, other: Path) -> None:
+    for name in TABLES:
+        assert table(one, name).equals(table(other, name)), name
+
+
+@pytest.fixture(scope="module")
+def undisturbed(videos: Path, start: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of 8 frames, in a plain loop, without a stop."""
+    output = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert start(videos, output, clip_frames=8) == 0
+    return output
+
+
+def test_every_frame_is_on_record_once(undisturbed: Path) -> None:
+    detections = table(undisturbed, "detections").to_pandas()
+    owned = detections[detections.owned]
+    for name, count in {"a": 30, "b": 21, "deeper/c": 12}.items():
+        assert owned[owned.video_id == name].frame_index.tolist() == list(range(count))
+    assert len(detections) > len(owned)  # neighbouring clips share frames
+    videos = table(undisturbed, "videos").to_pandas()
+    assert videos.status.tolist() == ["ok"] * 3
+    assert videos.frames_decoded.tolist() == [30, 21, 12]
+    assert videos.boxes.tolist() == [sum(map(len, owned[owned.video_id == name].boxes)) for name in videos.video_id]
+
+
+def test_tracks_keep_the_promises_of_the_table(undisturbed: Path) -> None:
+    tracks = table(undisturbed, "tracks")
+    rows = tracks.to_pandas()
+    assert rows.track_id.notna().any()
+    assert rows.track_id.dropna().min() >= 1
+    assert set(rows.class_name) <= {"one", "two", "three"}
+    tracked = rows[rows.track_id.notna()]
+    assert not tracked.duplicated(["video_id", "frame_index", "track_id"]).any()
+    assert (rows.x1 < rows.x2).all()
+    assert (rows.y1 < rows.y2).all()
+    assert rows[["x1", "y1"]].min().min() >= 0
+    assert (rows.x2.max(), rows.y2.max()) <= (96, 64)
+    assert rows.timestamp_s.tolist() == pytest.approx((rows.frame_index / 25).tolist())
+    keys = list(zip(rows.video_id, rows.frame_index, rows.track_id.fillna(1e9), strict=True))
+    assert keys == sorted(keys)
+
+
+def test_files_say_what_made_them(undisturbed: Path) -> None:
+    about = read_run(str(undisturbed)).about
+    assert about["identity"]["recipe"]["clip_frames"] == 8
+    assert about["classes"] == ["one", "two", "three"]
+    stored = pq.read_schema(undisturbed / "tracks" / "shard-00000.parquet").metadata[b"trackloom"].decode()
+    assert about["run_id"] in stored
+    assert not (undisturbed / "_parts").exists()
+
+
+def test_shards_hold_whole_videos_and_the_same_rows(
+    videos: Path, start: Runs, undisturbed: Path, tmp_path: Path
+) -> None:
+    assert start(videos, tmp_path / "run", clip_frames=8, settings=["videos_per_shard=2"]) == 0
+    assert len(list((tmp_path / "run" / "tracks").glob("*.parquet"))) == 2
+    assert_same_rows(tmp_path / "run", undisturbed)
+
+
+def test_whole_videos_and_clips_detect_the_same_boxes_where_nothing_is_remembered(
+    videos: Path, start: Runs, tmp_path: Path
+) -> None:
+    """With no tracklets the network has no memory: cutting must not change what it sees."""
+    for name, frames in (("whole", None), ("cut", 5)):
+        start(videos, tmp_path / name, clip_frames=frames, settings=["model.sigma_det=1"])
+    one, other = (table(tmp_path / name, "detections").to_pandas() for name in ("whole", "cut"))
+    other = other[other.owned].reset_index()
+    for name in ("boxes", "scores", "labels"):
+        assert [[list(map(float, box)) if name == "boxes" else float(box) for box in row] for row in one[name]] == [
+            [pytest.approx(list(map(float, box)), abs=1e-3) if name == "boxes" else pytest.approx(float(box), abs=1e-4)
+             for box in row]
+            for row in other[name]
+        ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def half_bad(videos: Path, start: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One good video among three that are none, or not whole."""
+    folder = tmp_path_factory.mktemp("bad")
+    shutil.copy(videos / "a.mp4", folder / "good.mp4")
+    (folder / "text.mp4").write_text("this is no video\n" * 100)
+    (folder / "empty.mp4").write_bytes(b"")
+    whole = (videos / "b.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 3])
+    assert start(folder, folder / "run") == 2
+    return folder / "run"
+
+
+def test_no_video_vanishes_and_each_bad_one_says_why(half_bad: Path) -> None:
+    rows = {row["video_id"]: row for row in table(half_bad, "videos").to_pylist()}
+    statuses = {name: row["status"] for name, row in rows.items()}
+    assert statuses == {"good": "ok", "text": "failed", "empty": "failed", "cut": "failed"}
+    for name in ("text", "empty", "cut"):
+        assert len(rows[name]["error"]) > 10
+        assert "\n" not in rows[name]["error"]
+
+
+def test_the_good_video_among_bad_ones_is_whole(half_bad: Path) -> None:
+    assert set(table(half_bad, "tracks")["video_id"].to_pylist()) == {"good"}
+    assert len(table(half_bad, "detections")) == 30
+
+
+def test_nothing_good_at_all_is_exit_code_1(start: Runs, tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 100)
+    assert start(tmp_path / "text.mp4", tmp_path / "run") == 1
+
+
+BAD_COMMANDS = {
+    "misspelt option": (["run", "{videos}", "--modle", "smot"], "no such option: --modle"),
+    "missing file": (["run", "{videos}/d.mp4"], "d.mp4"),
+    "unknown catalog": (["run", "--catalog", "sinthetic"], "unknown catalog 'sinthetic' .did you mean 'synthetic'"),
+    "unknown model": (["run", "{videos}", "--model", "smut"], "unknown model 'smut' .did you mean 'smot'"),
+    "unknown linker": (["run", "{videos}", "--linker", "keeep"], "unknown linker 'keeep' .did you mean 'keep'"),
+    "unknown recipe": (["run", "{videos}", "--recipe", "dmo"], "unknown recipe 'dmo' .did you mean 'demo'"),
+    "misspelt setting": (["run", "{videos}", "--set", "model.sigma=1"], "has no setting 'sigma' .did you mean"),
+    "misspelt section": (["run", "{videos}", "--set", "modle.k=1"], "names no setting"),
+    "value out of range": (["run", "{videos}", "--set", "model.sigma_det=7"], "sigma_det is 7"),
+    "corrupt weights": (["run", "{videos}", "--set", "model.weights={videos}/a.mp4"], "a.mp4"),
+    "missing weights": (["run", "{videos}", "--set", "model.weights=nosuch.safetensors"], "nosuch"),
+    "impossible pair": (["link", "{given}", "--linker", "keep"], "linker keep needs tracklet_id"),
+    "output of another recipe": (
+        ["run", "{videos}", "--set", "model.weights={weights}", "--output", "{made}"], "was made by another recipe",
+    ),
+    "memory output on Ray": (
+        ["run", "{videos}", "--set", "model.weights={weights}", "--output", "memory://x"], "add --local",
+    ),
+    "a run that is none": (["query", "{videos}", "SELECT 1"], "is not a run"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "message"), BAD_COMMANDS.values(), ids=BAD_COMMANDS)
+def test_bad_commands_end_in_one_sentence_before_any_work(
+    words: list[str],
+    message: str,
+    videos: Path,
+    weights: str,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = tmp_path / "det.txt"
+    given.write_text("1,-1,0,0,10,10,0.9,-1,-1,-1\n")
+    places = {"videos": str(videos), "given": str(given), "weights": weights, "made": str(undisturbed)}
+    words = [word.format(**places) for word in words]
+    if "--output" not in words and words[0] != "query":
+        words += ["--output", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["trackloom", *words])
+    monkeypatch.setattr("pipeline.engine.OnRay.start", lambda self: pytest.fail("Ray was started"))
+    with pytest.raises(SystemExit) as stop:
+        command.main()
+    said = capsys.readouterr()
+    assert stop.value.code == 1
+    assert said.out == ""
+    assert len(said.err.strip().splitlines()) == 1
+    assert re.search(message, said.err), said.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_explain_prints_the_plan_and_does_nothing(
+    videos: Path, start: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(videos, tmp_path / "run", explain=True, local=False, clip_frames=8) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == f"3 videos -> {tmp_path}/run, on ray, clips of 8 frames"
+    for stage in ("plan", "decode", "detect", "write", "gather", "link"):
+        assert any(line.startswith(stage) and "->" in line for line in said.splitlines()), stage
+    assert not (tmp_path / "run").exists()
+
+
+def test_killed_and_started_again_equals_undisturbed(
+    videos: Path, start: Runs, settings: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    words = [str(videos), "--linker", "tracklets", "--clip-frames", "8", "--local", "--no-report", "-o", str(output)]
+    for setting in settings:
+        words += ["--set", setting]
+    process = subprocess.Popen([sys.executable, "-m", "jobs.run", *words], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(Run(str(output)).parts()) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = Run(str(output)).parts()
+    assert 2 <= len(left) < 9
+    assert not (output / "tracks").exists()
+    before = {name: (output / "_parts" / f"{name}.parquet").stat().st_mtime_ns for name in left}
+
+    seen = []
+    keep = flow.WritePart.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            flow.WritePart, "__call__", lambda self, part: (seen.append(part.ref.clip_id), keep(self, part))[1]
+        )
+        assert start(videos, output, clip_frames=8) == 0
+    assert before
+    assert not before.keys() & set(seen), "what was marked done was done again"
+    assert_same_rows(output, undisturbed)
+    assert start(videos, output, clip_frames=8) == 0  # nothing is left to do, and nothing changes
+    assert_same_rows(output, undisturbed)
+
+
+class TestOnRay:
+    """One session; rows are those of the plain loop, bit for bit."""
+
+    @pytest.mark.parametrize("fuse", [False, True], ids=["decode stage", "fused"])
+    def test_ray_equals_local(
+        self, ray_session: None, videos: Path, start: Runs, undisturbed: Path, tmp_path: Path, fuse: bool
+    ) -> None:
+        assert start(videos, tmp_path / "run", clip_frames=8, local=False, fuse_decode=fuse) == 0
+        assert_same_rows(tmp_path / "run", undisturbed)
+
+    def test_only_the_clip_that_kills_its_worker_is_lost(
+        self, ray_session: None, videos: Path, start: Runs, undisturbed: Path, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        import ray.cloudpickle
+
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        stages_of = flow.detect_stages
+
+        def deadly(*arguments: Any) -> list[Stage]:
+            first, *rest = stages_of(*arguments)
+            return [Stage("deadly", lambda: dies_at_b, "clips", "clips"), first, *rest]
+
+        monkeypatch.setattr(flow, "detect_stages", deadly)
+        assert start(videos, tmp_path / "run", local=False, fuse_decode=True) == 2
+        rows = {row["video_id"]: row for row in table(tmp_path / "run", "videos").to_pylist()}
+        assert {name: row["status"] for name, row in rows.items()} == {"a": "ok", "b": "failed", "deeper/c": "ok"}
+        assert "died each time" in rows["b"]["error"]
+        assert rows["a"]["frames_decoded"] == 30
+
+
+def dies_at_b(unit: Unit) -> list[Unit]:
+    """As a decoder that aborts its process on a corrupt file."""
+    import os
+
+    if any(ref.video.video_id == "b" for ref in unit.refs):
+        os._exit(1)
+    return [unit]
+
+
+def test_ids_start_anew_in_each_video(start: Runs, film: Callable[..., None], tmp_path: Path) -> None:
+    """The same content twice: equal rows, ids that start at 1 in each."""
+    for name in ("x", "y"):
+        film(tmp_path / f"{name}.mp4", 10, 5)
+    start(tmp_path, tmp_path / "run", settings=[])
+    tracks = table(tmp_path / "run", "tracks").to_pandas()
+    one, other = (tracks[tracks.video_id == name].drop(columns="video_id").reset_index(drop=True) for name in "xy")
+    assert one.track_id.min() == 1
+    assert one.equals(other)
