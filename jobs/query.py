@@ -25,9 +25,12 @@ def query(
     """Asks a run's tables in SQL. The same files can be read by anything that reads Parquet."""
     tables = read_run(run)
     database = duckdb.connect()
+    if not tables.is_local:
+        database.register_filesystem(tables.filesystem)
     for name in TABLES:
-        if tables.shards(name):
-            database.register(name, tables.table(name))
+        files = [tables.url_of(name, shard) for shard in tables.shards(name)]
+        if files:
+            database.read_parquet(files).create_view(name)
     try:
         found = database.sql(sql)
         rows = found.fetchall() if found else []
@@ -41,7 +44,8 @@ def query(
     shown = Table(*found.columns)
     for row in rows:
         shown.add_row(*("" if value is None else str(value) for value in row))
-    Console().print(shown)
+    console = Console()
+    (console if console.is_terminal else Console(width=240)).print(shown)  # a file has no width to keep to
 
 
 if __name__ == "__main__":

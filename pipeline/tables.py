@@ -54,6 +54,15 @@ class Store:
         """Whether the files lie on this machine's disk."""
         return isinstance(self._place[0], LocalFileSystem)
 
+    @property
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        """What reads and writes there."""
+        return self._place[0]
+
+    def url_of(self, *names: str) -> str:
+        """A file below the URL as others may open it: a path on this machine, else a URL."""
+        return self.path(*names) if self.is_local else str(self.filesystem.unstrip_protocol(self.path(*names)))
+
     def path(self, *names: str) -> str:
         """The path of a file below the URL, as its file system spells it."""
         return "/".join((self._place[1], *names))
