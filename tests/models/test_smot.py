@@ -6,14 +6,13 @@ import pickle
 from dataclasses import replace
 from itertools import chain
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from models.parts import anchors as anchor_boxes
 from models.parts.anchors import AnchorOutputs
-from models.smot import NO_TRACKS, Model, Rules, Settings, Tracks, build, redetect, rules, step
+from models.smot import Model, Rules, Settings, Tracks, build, no_tracks, redetect, rules, step
 
 RULES = Rules(
     sigma_det=0.6,
@@ -38,10 +37,12 @@ def outputs(
     )
 
 
-def tracks(boxes: list[list[float]], labels: list[int] | None = None) -> Tracks:
+def tracks(boxes: list[list[float]], labels: list[int] | None = None, num_classes: int = 2) -> Tracks:
     """Active tracklets with ids 0, 1, ..."""
     count = len(boxes)
-    return Tracks(np.array(boxes, np.float32), np.array(labels or [0] * count), np.arange(count), count)
+    known = torch.tensor(labels or [0] * count)
+    evidence = torch.nn.functional.one_hot(known, num_classes).float()
+    return Tracks(torch.tensor(boxes), known, torch.arange(count), evidence, count)
 
 
 def tracklets(row: dict[str, Tensor]) -> dict[int, tuple[list[float], float, int, bool]]:
@@ -63,9 +64,9 @@ def test_equation_1_by_hand() -> None:
     said = [[0, 0, 10, 10], [2, 0, 12, 10], [0, 4, 10, 14]]
     frame = outputs(near, [[0.9], [0.6], [0.2]], said)
     ours = replace(RULES, num_anchors=3, weighting="iou")
-    boxes, scores, found = redetect(frame, torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0]), ours)
+    boxes, scores, found = redetect(frame, torch.tensor([[0.0, 0, 10, 10]]), ours)
     torch.testing.assert_close(boxes, torch.tensor([[2 / 3, 0.8, 32 / 3, 10.8]]))
-    torch.testing.assert_close(scores, torch.tensor([0.66]))
+    torch.testing.assert_close(scores, torch.tensor([[0.66]]))
     assert found.tolist() == [True]
 
 
@@ -77,16 +78,17 @@ def test_equation_1_by_hand() -> None:
         pytest.param("avg", 2, [1, 0, 11, 10], 0.75, id="avg: the plain mean of K"),
         pytest.param("avg", 9, [2 / 3, 4 / 3, 32 / 3, 34 / 3], 1.7 / 3, id="avg: K above the anchors there are"),
         pytest.param("iou", 2, [10 / 12, 0, 130 / 12, 10], 0.775, id="iou: weights .7 and .5"),
+        pytest.param("iou_score", 2, [60 / 93, 0, 990 / 93, 10], 0.747 / 0.93, id="iou_score: weights .63 and .3"),
     ],
 )
 def test_weights_of_the_anchors(weighting: str, count: int, box: list[float], score: float) -> None:
     near = [[0, 0, 10, 7], [0, 0, 10, 5], [0, 0, 10, 3]]
     said = [[0, 0, 10, 10], [2, 0, 12, 10], [0, 4, 10, 14]]
     ours = replace(RULES, num_anchors=count, weighting=weighting)  # type: ignore[arg-type]
-    expected, label = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0])
-    boxes, scores, _ = redetect(outputs(near, [[0.9], [0.6], [0.2]], said), expected, label, ours)
+    expected = torch.tensor([[0.0, 0, 10, 10]])
+    boxes, scores, _ = redetect(outputs(near, [[0.9], [0.6], [0.2]], said), expected, ours)
     torch.testing.assert_close(boxes, torch.tensor([box], dtype=torch.float32))
-    torch.testing.assert_close(scores, torch.tensor([score]))
+    torch.testing.assert_close(scores, torch.tensor([[score]]))
 
 
 def test_one_anchor_that_is_the_tracks_box_gives_what_the_detector_says() -> None:
@@ -106,14 +108,14 @@ def test_one_anchor_that_is_the_tracks_box_gives_what_the_detector_says() -> Non
     ],
 )
 def test_what_ends_a_track(frame: AnchorOutputs, survives: bool) -> None:
-    row, after = step(frame, tracks([BOX]), RULES)
+    row, after = step(frame, tracks([BOX], num_classes=1), RULES)
     assert (0 in tracklets(row)) == survives
     assert (0 in after.ids) == survives
 
 
 def test_what_ended_never_comes_back() -> None:
     seen, unseen = outputs([BOX], [[0.9]]), outputs([BOX], [[0.1]])
-    memory, ids = NO_TRACKS, []
+    memory, ids = no_tracks(1), []
     for frame in (seen, seen, unseen, seen, seen):
         row, memory = step(frame, memory, RULES)
         ids.append(sorted(tracklets(row)))
@@ -153,7 +155,7 @@ def test_what_starts_a_track(box: list[float], scores: list[float], ids: set[int
 
 
 def test_a_frame_gives_every_detection_once() -> None:
-    """A re-detection stands for the detections of its class that it covers; all else above min_score is there."""
+    """A re-detection stands for the detections of its class that it covers, in the best one's score."""
     frame = outputs(
         [BOX, [10, 11, 30, 31], [60, 60, 80, 80], [90, 60, 110, 80]],
         [[0.7, 0.3], [0.8, 0.0], [0.3, 0.2], [0.04, 0.0]],
@@ -161,11 +163,50 @@ def test_a_frame_gives_every_detection_once() -> None:
     row, _ = step(frame, tracks([BOX]), RULES)
     rows = zip(row["labels"].tolist(), row["scores"].tolist(), row["tracklet_id"].tolist(), strict=True)
     assert [(label, round(score, 2), number) for label, score, number in rows] == [
-        (0, 0.7, 0),  # the re-detection, at the first anchor; the second, better, is covered by it
+        (0, 0.8, 0),  # the re-detection, .7 at the first anchor; the second, of .8, is covered by it
         (0, 0.3, -1),
         (1, 0.3, -1),
         (1, 0.2, -1),
     ]
+
+
+def test_a_second_look_starts_from_where_the_first_found_it() -> None:
+    """The object has moved by 12: the old anchor points at it roughly, the anchor there sees it well."""
+    near = [BOX, [22, 10, 42, 30]]
+    frame = outputs(near, [[0.5], [0.9]], [[20, 10, 40, 30], [22, 11, 42, 31]])
+    once, _ = step(frame, tracks([BOX], num_classes=1), RULES)
+    twice, _ = step(frame, tracks([BOX], num_classes=1), replace(RULES, looks=2))
+    assert tracklets(once)[0][0] == [20, 10, 40, 30]
+    assert tracklets(twice)[0][0] == [22, 11, 42, 31]
+    lost = outputs(near, [[0.5], [0.9]], [[60, 10, 80, 30], [22, 11, 42, 31]])  # no anchor where it points
+    _, after = step(lost, tracks([BOX], num_classes=1), replace(RULES, looks=2))
+    assert 0 not in after.ids
+
+
+@pytest.mark.parametrize(
+    ("across", "labels"),
+    [
+        pytest.param(False, [[0], [0], [0, 1], [1]], id="within a class: it ends, and another class begins"),
+        pytest.param(True, [[0], [0], [0], [1]], id="across classes: it lives on, by what was seen of it so far"),
+    ],
+)
+def test_an_object_whose_class_is_seen_otherwise(across: bool, labels: list[list[int]]) -> None:
+    frames = [outputs([BOX], [scores]) for scores in ([0.7, 0.1], [0.6, 0.2], [0.41, 0.7], [0.1, 0.85])]
+    memory, found, ids = no_tracks(2), [], []
+    for frame in frames:
+        row, memory = step(frame, memory, replace(RULES, across_classes=across))
+        found.append(sorted(label for _, _, label, _ in tracklets(row).values()))
+        ids.append(sorted(tracklets(row)))
+    assert found == labels
+    assert ids == ([[0]] * 4 if across else [[0], [0], [0, 1], [1]])
+
+
+def test_tracks_of_two_classes_on_one_object_become_one_across_classes() -> None:
+    frame = outputs([BOX, [10, 10, 30, 29]], [[0.5, 0.1], [0.1, 0.7]])
+    _, apart = step(frame, tracks([BOX, [10, 10, 30, 29]], [0, 1]), RULES)
+    _, together = step(frame, tracks([BOX, [10, 10, 30, 29]], [0, 1]), replace(RULES, across_classes=True))
+    assert apart.ids.tolist() == [0, 1]
+    assert together.ids.tolist() == [1]
 
 
 @pytest.fixture(scope="module")
@@ -226,10 +267,10 @@ def test_frames_of_any_size(small: Model, size: tuple[int, int]) -> None:
 
 def test_an_empty_frame_and_a_pixel_sized_track() -> None:
     nothing = outputs([], [])
-    row, after = step(nothing, NO_TRACKS, RULES)
+    row, after = step(nothing, no_tracks(1), RULES)
     assert len(row["boxes"]) == len(after.boxes) == 0
     pixel = [4.0, 4.0, 5.0, 5.0]
-    _, after = step(outputs([pixel], [[0.9]]), NO_TRACKS, RULES)
+    _, after = step(outputs([pixel], [[0.9]]), no_tracks(1), RULES)
     row, _ = step(outputs([pixel], [[0.9]]), after, RULES)
     assert tracklets(row) == {0: (pixel, 0.9, 0, True)}
 
