@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import typer
 
-VERBS = ("run", "detect", "link", "evaluate", "query")
+VERBS = ("run", "detect", "link", "evaluate", "report", "query")
 
 
 # Typer's own copy of click's; it names only this child of it.

@@ -46,8 +46,8 @@ class Canvas:
 def size_of_picture(size: tuple[int, int]) -> tuple[int, int]:
     """The even (height, width) in which a frame of `size` is shown.
 
-    Small ones are enlarged by a whole number to 640 pixels or more, so that text on them can be read; large ones are
-    shrunk to 1280.
+    Small ones are enlarged by a whole number to a width of 640 or more (but not above a height of 960), so that text
+    on them can be read; large ones are shrunk to 1280.
     """
     height, width = size
     scale: float = max(1, min(math.ceil(640 / width), 960 // height))
@@ -60,9 +60,9 @@ def draw(picture: Picture, scene: Scene, frame: int, timestamp_s: float, canvas:
     boxes = scene.tracks
     here = boxes.at(frame)
     _trails(picture, scene, frame, canvas)
-    for row in here:
-        if boxes.ids[row] == 0 and boxes.scores[row] >= UNTRACKED_SCORE:
-            _outline(picture, canvas.corners(boxes.boxes[row]), GREY, 1)
+    untracked = [row for row in here if boxes.ids[row] == 0 and boxes.scores[row] >= UNTRACKED_SCORE]
+    for row in untracked:
+        _outline(picture, canvas.corners(boxes.boxes[row]), GREY, 1)
     if scene.truth is not None:
         for row in scene.truth.at(frame):
             _dashed(picture, canvas.corners(scene.truth.boxes[row]), canvas.width)
@@ -70,12 +70,12 @@ def draw(picture: Picture, scene: Scene, frame: int, timestamp_s: float, canvas:
     for row in tracked:
         colour = colours.rgb(colours.of_track(int(boxes.ids[row])))
         _outline(picture, canvas.corners(boxes.boxes[row]), colour, max(1, canvas.width - boxes.guessed[row]))
-    for row in tracked:
-        colour = colours.rgb(colours.of_track(int(boxes.ids[row])))
-        score = f"{boxes.scores[row]:.2f}".removeprefix("0")
-        _label(
-            picture, f"{boxes.ids[row]} {boxes.names[row]} {score}", canvas.corners(boxes.boxes[row]), colour, canvas
-        )
+    # Labels last, so that no box crosses them; boxes without a track have one where there are no tracks at all.
+    for row in tracked if boxes.ids.any() else untracked:
+        track = int(boxes.ids[row])
+        words = [str(track or ""), boxes.names[row], f"{boxes.scores[row]:.2f}".removeprefix("0")]
+        colour = colours.rgb(colours.of_track(track)) if track else GREY
+        _label(picture, " ".join(filter(None, words)), canvas.corners(boxes.boxes[row]), colour, canvas)
     _caption(picture, f"frame {frame}  {timestamp_s:.2f} s")
 
 

@@ -45,10 +45,9 @@ class Boxes:
     def tracks(self) -> dict[int, Ints]:
         """The rows of each id, ids rising."""
         order = np.argsort(self.ids, kind="stable")
+        order = order[self.ids[order] > 0]
         ids, starts = np.unique(self.ids[order], return_index=True)
-        return {
-            int(i): rows for i, rows in zip(ids, np.split(order, starts[1:]), strict=True) if i > 0
-        }  # fmt: skip
+        return dict(zip(ids.tolist(), np.split(order, starts)[1:], strict=True))
 
 
 @dataclass(frozen=True)

@@ -222,14 +222,12 @@ def _sheet(boxes: Boxes, cut: dict[tuple[int, int], str]) -> tuple[Crops, ...]:
 
 
 def _crop(picture: Picture, box: NDArray[np.float32], canvas: Canvas) -> str:
-    """A square around a box, with a little of what surrounds it; its edge is repeated where it leaves the frame."""
-    x1, y1, x2, y2 = canvas.corners(box)
-    half = max(x2 - x1, y2 - y1, 8) * 0.625
-    left, top = round((x1 + x2) / 2 - half), round((y1 + y2) / 2 - half)
-    side = max(1, round(2 * half))
+    """A square of the picture around a box, with a little of what surrounds it."""
     height, width = picture.shape[:2]
-    columns = np.clip(np.arange(left, left + side), 0, width - 1)
-    rows = np.clip(np.arange(top, top + side), 0, height - 1)
+    x1, y1, x2, y2 = canvas.corners(box)
+    side = min(max(8, round(1.25 * max(x2 - x1, y2 - y1))), height, width)
+    left = min(max(0, round((x1 + x2 - side) / 2)), width - side)
+    top = min(max(0, round((y1 + y2 - side) / 2)), height - side)
     method = cv2.INTER_AREA if side > CROP_SIDE else cv2.INTER_CUBIC
-    cut = cv2.resize(picture[rows][:, columns], (CROP_SIDE, CROP_SIDE), interpolation=method)
+    cut = cv2.resize(picture[top : top + side, left : left + side], (CROP_SIDE, CROP_SIDE), interpolation=method)
     return data_uri(np.asarray(cut, np.uint8))

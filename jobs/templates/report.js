@@ -35,7 +35,8 @@ for (const section of document.querySelectorAll(".watch")) {
     timeline.style.setProperty("--at", (frame + 0.5) / frames);
   };
   const follow = () => { draw(); if (!video.paused) requestAnimationFrame(follow); };
-  ["play", "seeked", "timeupdate"].forEach((name) => video.addEventListener(name, follow));
+  video.addEventListener("play", follow);
+  video.addEventListener("seeked", draw);
   draw();
   for (const bars of timeline.querySelectorAll(".bars")) {
     bars.addEventListener("click", (event) => {
