@@ -113,13 +113,13 @@ DEFAULTS = {
     # Chosen on synthetic-v1's validation split, for HOTA of the model's own ids at an mAP no lower than without tracks.
     "small": Rules(
         sigma_det=0.8,
-        sigma_track=0.2,
+        sigma_track=0.1,
         min_score=0.02,
         nms_iou=0.5,
         top_k=100,
         max_detections=100,
         per="class",
-        num_anchors=5,
+        num_anchors=9,
         weighting="iou_score",
         across_classes=True,
         looks=2,

@@ -36,7 +36,7 @@ def untrained(detector: str, classes: tuple[str, ...]) -> smot.Model:
         "ssdlite320_mobilenet_v3_large",
         "retinanet_resnet50_fpn",
         "retinanet_resnet50_fpn_v2",
-        "ssd300_vgg16",
+        pytest.param("ssd300_vgg16", marks=pytest.mark.slow),
     ],
 )
 def test_raw_outputs_post_processed_are_torchvisions_detections(detector: str) -> None:

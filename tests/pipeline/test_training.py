@@ -171,3 +171,26 @@ def test_material_of_two_sizes_is_refused(tmp_path: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "decode", lambda refs, resize, count: decode(refs, next(sizes), count))
     with pytest.raises(ValueError, match=r"video train-0001 has frames of \(32, 40\), those before of \(64, 80\)"):
         read_frames(Labelled(material.videos, material.truth, material.classes), Resize(), tmp_path)
+
+
+@pytest.mark.slow
+def test_ray_and_this_process_train_the_same(tmp_path: Any) -> None:
+    """One worker gives the same weights, bit for bit; two share batches and give finite losses."""
+    import ray
+
+    from pipeline.engine import OnRay
+
+    material = labelled("synthetic", str(tmp_path), {"split": "train", "num_videos": 2})
+    here = training.train_here(SHORT, material)
+    started = not ray.is_initialized()
+    OnRay("local").start()
+    try:
+        there = training.train_on_ray(SHORT, material)
+        both = training.train_on_ray(replace(SHORT, workers=2), material)
+    finally:
+        if started:
+            ray.shutdown()
+    theirs = there.model.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in here.model.state_dict().items())
+    assert here.losses == there.losses
+    assert all(np.isfinite(value) for value in both.losses.values())
