@@ -13,7 +13,9 @@ from collections.abc import Callable
 
 import typer
 
-VERBS = ("run", "detect", "link", "evaluate", "report", "query")
+from pipeline.engine import StageError
+
+VERBS = ("run", "detect", "link", "evaluate", "report", "query", "train")
 
 
 # Typer's own copy of click's; it names only this child of it.
@@ -49,9 +51,12 @@ def main(*verbs: str) -> None:
     except (typer.Abort, KeyboardInterrupt):
         print("stopped; what was written is whole, and the same command goes on from there", file=sys.stderr)
         code = 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StageError, ImportError) as error:
+        if isinstance(error, ImportError) and not str(error).startswith("Install"):
+            raise  # fsspec says so of a URL whose library is not installed; any other is a bug
         if os.environ.get("TRACKLOOM_DEBUG"):
             traceback.print_exc()
+            print(getattr(error, "trace", ""), file=sys.stderr)
         print(f"trackloom: {error}", file=sys.stderr)
         code = 1
     sys.exit(code)

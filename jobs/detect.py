@@ -11,6 +11,7 @@ import typer
 from jobs import prepare
 from jobs.command import main
 from jobs.options import (
+    OF_DETECTION,
     Address,
     CatalogName,
     ClipFrames,
@@ -55,14 +56,17 @@ def detect(
 
     A run that was stopped goes on where it was. Exit code 2 says that some videos failed or are partial.
     """
-    chosen = recipe_of(recipe, settings, source, catalog=catalog, model=model, clip_frames=clip_frames)
+    chosen = recipe_of(recipe, settings, OF_DETECTION, source, catalog=catalog, model=model, clip_frames=clip_frames)
     job = prepare.detection(chosen, max_videos)
     engine, hands = prepare.engine(local, address, workers, gpus, fuse_decode)
     if explain:
         typer.echo(prepare.plan(output, job, engine, hands, ()))
         return 0
-    tables = prepare.claim(output, job.identity(), job.model.classes, overwrite, engine)
-    flow.detect(tables, chosen, job.videos, job.model, engine, hands, Line())
+    tables = prepare.claim(output, job.identity(OF_DETECTION), job.model.classes, overwrite, engine)
+    progress = Line()
+    if any(video.truth_uri for video in job.videos):
+        flow.know(tables, chosen, job.videos, engine, progress)  # for the scores of what is linked later
+    flow.detect(tables, chosen, job.videos, job.model, engine, hands, progress)
     typer.echo(summary(tables))
     return exit_code(tables)
 

@@ -9,10 +9,10 @@ import fsspec
 
 from catalogs import mot
 from jobs import prepare
-from pipeline.config import digest, load
+from pipeline.config import load
 from pipeline.recipe import Recipe
 from pipeline.records import EVIDENCE, VideoInfo
-from pipeline.tables import Run, read_run
+from pipeline.tables import Run, Store, read_run
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,28 @@ class Given:
     run: Run | None = None
 
 
-def find(source: str, recipe: Recipe, catalog: str | None) -> Given:
-    """What lies at the source; ValueError or FileNotFoundError where nothing does that could be linked.
+def kind_of(source: str, catalog: str | None) -> str | None:
+    """The catalog that reads the source's detections, None for a run of ours.
 
-    Without a catalog named, a folder with run.json is a run, .parquet the catalog `parquet`, .json `coco`, a text file
-    or any other folder `mot`.
+    Unless one is named, a folder with run.json is a run, .parquet is of the catalog `parquet`, .json of `coco`, a text
+    file or any other folder of `mot`. Raises ValueError for a catalog that has no detections to give.
     """
     if catalog is None and Run(source).exists("run.json"):
-        return _of_run(read_run(source))
+        return None
     fs, path = fsspec.core.url_to_fs(source)
     name = catalog or _guess(fs, path.rstrip("/"))
+    prepare.check_reads_detections(name)
+    return name
+
+
+def of_catalog(recipe: Recipe) -> Given:
+    """The detections that a catalog's videos come with; ValueError or FileNotFoundError where there are none."""
+    source, name = recipe.source, recipe.catalog
+    fs, path = fsspec.core.url_to_fs(source)
     if name == "mot" and not fs.isdir(path) and fs.exists(path):
         videos = [_of_text(source, fs.info(path))]
     else:
-        prepare.check_reads_detections(name)
-        videos = prepare.listed(recipe, name, source)
-    videos = [video for video in videos if video.detections_uri]
+        videos = [video for video in prepare.listed(recipe, name, source) if video.detections_uri]
     if not videos:
         raise ValueError(f"the videos of {source} come without detections; catalog {name} looked for them")
     return Given(
@@ -53,26 +59,33 @@ def find(source: str, recipe: Recipe, catalog: str | None) -> Given:
         classes=load("catalog", name).classes(videos[0]),
         evidence=frozenset(),
         has_truth=any(video.truth_uri for video in videos),
-        identity={"catalog": name, "videos": digest([(video.video_id, video.identity) for video in videos])},
+        identity={"videos": prepare.videos_digest(videos)},
     )
 
 
-def _of_run(run: Run) -> Given:
+def of_run(source: str, output: str) -> Given:
+    """The detections of a run; ValueError where it has none, not all, or is the output itself."""
+    run = read_run(source)
+    if Store(output).url_of() == run.url_of():
+        raise ValueError(f"--output {output} is the run whose detections are linked; choose another")
     shards = run.shards("detections")
     if not shards:
-        raise ValueError(f"{run.url} has no detections yet; trackloom detect writes them")
+        raise ValueError(f"{source} has no detections yet; trackloom detect writes them")
+    about = run.about["identity"]
+    count = about.get("videos", about.get("detections", {}).get("videos", {})).get("count", 0)
+    there = sum(len(run.read_table("videos", shard)) for shard in shards)
+    if there < count:
+        raise ValueError(f"{source} is not finished: it has {there} of {count} videos; what made it goes on from there")
     evidence: set[str] = set()
     for shard in shards:
         table = run.read_table("detections", shard)
         evidence |= {name for name in EVIDENCE if table[name].null_count < len(table)}
-        if len(table):
-            break
     return Given(
         videos=[],
         classes=tuple(run.about["classes"]),
         evidence=frozenset(evidence),
         has_truth=bool(run.shards("truth")),
-        identity={"run": run.about["run_id"], "made_by": run.about["identity"]},
+        identity={"run": run.about["run_id"], "made_by": about},
         run=run,
     )
 
@@ -98,5 +111,5 @@ def _of_text(source: str, info: dict[str, Any]) -> VideoInfo:
         catalog=mot.__name__.rpartition(".")[2],
         kind="rows",
         identity=f"{info.get('size')}|{info.get('mtime') or info.get('ETag')}",
-        detections_uri=source,
+        detections_uri=Store(source).url_of(),
     )

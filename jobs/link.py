@@ -14,7 +14,18 @@ import typer
 
 from jobs import given, prepare
 from jobs.command import main
-from jobs.options import Address, CatalogName, IsLocal, LinkerName, Output, Overwrite, RecipeName, Set, recipe_of
+from jobs.options import (
+    OF_LINKING,
+    Address,
+    CatalogName,
+    IsLocal,
+    LinkerName,
+    Output,
+    Overwrite,
+    RecipeName,
+    Set,
+    recipe_of,
+)
 from jobs.progress import Line
 from jobs.summary import exit_code, summary
 from pipeline import flow
@@ -35,18 +46,23 @@ def link(
     overwrite: Overwrite = False,
 ) -> int:
     """Gives stored detections their identities: `detections` in, `tracks` out, without any network."""
-    chosen = recipe_of(recipe, settings, linker=linker or (None if recipe else "tracklets"))
-    found = given.find(source, chosen, catalog)
-    prepare.check_linker(chosen, found.evidence, f"what {source} holds")
+    catalog = given.kind_of(source, catalog)
+    takes = OF_LINKING if catalog is None else ("catalog", "videos_per_shard", *OF_LINKING)
+    linker = linker or (None if recipe else "tracklets")
+    chosen = recipe_of(recipe, settings, takes, [source], catalog=catalog, linker=linker)
+    found = given.of_run(source, output) if catalog is None else given.of_catalog(chosen)
+    prepare.check_linker(chosen, found.evidence, source)
     engine, _ = prepare.engine(local, address)
-    identity = {"detections": found.identity, "recipe": prepare.linking(chosen)}
+    identity = {"detections": found.identity, "recipe": prepare.resolved(chosen, takes)}
     tables = prepare.claim(output, identity, found.classes, overwrite, engine)
     progress = Line()
     if found.run is None:
+        if found.has_truth:
+            flow.know(tables, chosen, found.videos, engine, progress)
         flow.take(tables, chosen, found.videos, engine, progress)
     flow.link(tables, chosen, engine, progress, found.run)
     if found.has_truth:
-        flow.score(tables, chosen, found.videos, engine, progress, found.run)
+        flow.score(tables, engine, progress, found.run)
     typer.echo(summary(tables))
     return exit_code(tables)
 

@@ -47,15 +47,22 @@ Address = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Throw away the tables that RUN holds.")]
 
 SECTIONS = {"model": "model_settings", "linker": "linker_settings", "catalog": "catalog_settings"}
-PLAIN = ("clip_frames", "overlap", "chunk_frames", "detection_threshold", "tracking_threshold", "videos_per_shard")
+# The parts of a recipe that make detections, and those that make tracks of them.
+OF_DETECTION = ("catalog", "model", "clip_frames", "overlap", "chunk_frames", "videos_per_shard")
+OF_LINKING = ("linker", "detection_threshold", "tracking_threshold")
 
 
 def recipe_of(
-    name: str | None, given: Sequence[str] | None, source: Sequence[str] | None = None, **changes: Any
+    name: str | None,
+    given: Sequence[str] | None,
+    takes: Sequence[str],
+    source: Sequence[str] | None = None,
+    **changes: Any,
 ) -> Recipe:
     """The named recipe, or a plain one, with the changes that are not None and the `section.name=value` given.
 
-    A model, linker or catalog other than the recipe's drops the settings that were the recipe's for it.
+    takes: the sections, and the recipe's own settings, that mean something to the verb. A model, linker or catalog
+    other than the recipe's drops the settings that were the recipe's for it.
     """
     recipe = recipes.load(name) if name else Recipe()
     changes["source"] = ",".join(source) if source else None
@@ -66,9 +73,10 @@ def recipe_of(
     for text in given or ():
         key, equals, value = text.partition("=")
         section, dot, field = key.partition(".")
-        if not equals or (not dot and key not in PLAIN) or (dot and section not in SECTIONS):
-            known = [*(f"{section}.NAME" for section in SECTIONS), *PLAIN]
-            raise ValueError(f"--set {text!r} names no setting{did_you_mean(key, PLAIN)}; it may be {', '.join(known)}")
+        if not equals or (section if dot else key) not in takes or bool(dot) != (section in SECTIONS):
+            known = [f"{name}.NAME" if name in SECTIONS else name for name in takes]
+            near = did_you_mean(section if dot else key, takes)
+            raise ValueError(f"--set {text!r} names no setting that counts here{near}; it may be {', '.join(known)}")
         if dot:
             new = {SECTIONS[section]: {**getattr(recipe, SECTIONS[section]), field: value}}
         else:
@@ -82,5 +90,5 @@ def _number(name: str, text: str) -> Any:
         return None
     try:
         return float(text) if name.endswith("threshold") else int(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"--set {name}={text}: it must be a number") from None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.options import SECTIONS
 from pipeline import flow
 from pipeline.config import available, digest, load, plain, settings
 from pipeline.detect import build
@@ -25,25 +25,33 @@ class Detection:
     videos: list[VideoInfo]
     model: Any
 
-    def identity(self) -> dict[str, Any]:
-        """What makes the rows: another identity, other rows."""
-        recipe = plain(self.recipe)
+    def identity(self, takes: Sequence[str]) -> dict[str, Any]:
+        """What makes the rows: another identity, other rows. takes: the parts of the recipe that do."""
         return {
-            "recipe": recipe,
+            "recipe": resolved(self.recipe, takes),
             "weights": weights_digest(self.model),
-            "videos": {
-                "count": len(self.videos),
-                "digest": digest([(video.video_id, video.identity) for video in self.videos]),
-            },
+            "videos": videos_digest(self.videos),
         }
 
 
-def linking(recipe: Recipe) -> dict[str, Any]:
-    """The part of a recipe that decides what linking given detections makes of them."""
-    return {name: plain(getattr(recipe, name)) for name in LINKING}
+def resolved(recipe: Recipe, takes: Sequence[str]) -> dict[str, Any]:
+    """These parts of a recipe with every default filled in, so that what is the same looks the same.
+
+    Where weights come from is left out: what counts is what is in them.
+    """
+    found: dict[str, Any] = {}
+    for name in takes:
+        value = getattr(recipe, name)
+        found[name] = value
+        if name in SECTIONS:
+            chosen = settings(load(name, value).Settings, getattr(recipe, SECTIONS[name]), f"{name} {value}")
+            found[SECTIONS[name]] = {key: item for key, item in plain(chosen).items() if key != "weights"}
+    return found
 
 
-LINKING = ("linker", "linker_settings", "detection_threshold", "tracking_threshold")
+def videos_digest(videos: Sequence[VideoInfo]) -> dict[str, Any]:
+    """How many videos, and a name for what is in them."""
+    return {"count": len(videos), "digest": digest([(video.video_id, video.identity) for video in videos])}
 
 
 def detection(recipe: Recipe, max_videos: int | None = None) -> Detection:
@@ -77,8 +85,7 @@ def check_linker(recipe: Recipe, evidence: frozenset[str], who: str) -> None:
     if lacking:
         given = ", ".join(sorted(evidence)) or "boxes, scores and labels only"
         raise ValueError(
-            f"linker {recipe.linker} needs {', '.join(sorted(lacking))}, which {who} does not give (it gives {given}); "
-            "choose another --linker"
+            f"linker {recipe.linker} needs {', '.join(sorted(lacking))}; {who} gives {given}. Choose another --linker"
         )
 
 
@@ -92,15 +99,21 @@ def check_reads_detections(name: str) -> None:
 def engine(
     local: bool, address: str | None, actors: int | None = None, gpus: float = 0, fuse: bool = False
 ) -> tuple[Engine, flow.Workers]:
-    """Where it runs and how wide. Ray is not started yet."""
+    """Where it runs and how wide; a session of this machine's own is not started yet, a cluster is asked what it has.
+
+    Raises ValueError where more networks are asked for than there are CPUs for beside the decoders.
+    """
     if local:
         return Local(), flow.Workers(fuse=True, gpus=gpus)
-    cpus = os.cpu_count() or 1
-    if actors is None:
-        # Networks on CPUs share them with the decoders; a GPU's network leaves them all of the CPUs.
-        actors = 1 if gpus else max(1, cpus if fuse else cpus // 2)
-    # Where CPUs are scarce, halves, so that the stages before and after an actor are never starved by it.
-    return OnRay(address), flow.Workers(actors, gpus, fuse, cpus=1 if cpus > actors else 0.5)
+    ray = OnRay(address)
+    cpus, there = ray.resources()
+    # Networks on CPUs share them with the decoders; on GPUs there are as many as GPUs.
+    wanted = actors or int(max(1, there // gpus if gpus else cpus if fuse else cpus // 2))
+    spare = 0.5 if fuse else min(1.0, cpus / 2)  # for the stages before and after, which must never starve
+    each = min(1.0, (cpus - spare) / wanted)
+    if each < 0.25:
+        raise ValueError(f"--workers {wanted} is more than {cpus:g} CPUs can hold; at most {int((cpus - spare) * 4)}")
+    return ray, flow.Workers(wanted, gpus, fuse, cpus=round(each, 2), decode_cpus=min(1.0, spare))
 
 
 def claim(output: str, identity: dict[str, Any], classes: Sequence[str], overwrite: bool, engine: Engine) -> Run:
@@ -118,7 +131,7 @@ def plan(output: str, job: Detection, engine: Engine, workers: flow.Workers, the
         *flow.detect_stages(run, recipe, Resize(**job.model.resize), workers),
         flow.gather_stage(run),
         *([flow.link_stage(run, recipe)] if "link" in then else []),
-        *([flow.score_stage(run, recipe.catalog)] if "score" in then else []),
+        *([flow.know_stage(run), flow.score_stage(run)] if "score" in then else []),
     ]
     cut = f"clips of {recipe.clip_frames} frames" if recipe.clip_frames else "whole videos as clips"
     chosen = [f"catalog {recipe.catalog}", f"model {recipe.model}", f"linker {recipe.linker}"]

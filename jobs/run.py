@@ -15,6 +15,8 @@ import typer
 from jobs import prepare
 from jobs.command import main
 from jobs.options import (
+    OF_DETECTION,
+    OF_LINKING,
     Address,
     CatalogName,
     ClipFrames,
@@ -64,23 +66,26 @@ def run(
     A run that was stopped goes on where it was. Exit code 2 says that some videos failed or are partial: the `videos`
     table says which and why.
     """
+    takes = (*OF_DETECTION, *OF_LINKING)
     chosen = recipe_of(
-        recipe, settings, source, catalog=catalog, model=model, linker=linker, clip_frames=clip_frames
+        recipe, settings, takes, source, catalog=catalog, model=model, linker=linker, clip_frames=clip_frames
     )  # fmt: skip
     prepare.check_model_and_linker(chosen)
     job = prepare.detection(chosen, max_videos)
-    engine, hands = prepare.engine(local, address, workers, gpus, fuse_decode)
     has_truth = any(video.truth_uri for video in job.videos)
+    engine, hands = prepare.engine(local, address, workers, gpus, fuse_decode)
     if explain:
         typer.echo(prepare.plan(output, job, engine, hands, ("link", "score") if has_truth else ("link",)))
         return 0
-    tables = prepare.claim(output, job.identity(), job.model.classes, overwrite, engine)
+    tables = prepare.claim(output, job.identity(takes), job.model.classes, overwrite, engine)
     print(f"{len(job.videos)} videos -> {output}", file=sys.stderr)
     progress = Line()
+    if has_truth:
+        flow.know(tables, chosen, job.videos, engine, progress)
     flow.detect(tables, chosen, job.videos, job.model, engine, hands, progress)
     flow.link(tables, chosen, engine, progress)
     if has_truth:
-        flow.score(tables, chosen, job.videos, engine, progress)
+        flow.score(tables, engine, progress)
     page = write_report(tables) if report else None
     typer.echo(summary(tables, page))
     return exit_code(tables)

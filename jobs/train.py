@@ -22,7 +22,7 @@ import typer
 
 from jobs import prepare
 from jobs.command import main
-from jobs.options import Address, IsLocal
+from jobs.options import OF_DETECTION, Address, IsLocal
 from models.parts.weights import write_weights
 from pipeline import flow, scoring, training
 from pipeline.config import did_you_mean, digest, plain
@@ -162,10 +162,11 @@ def validate(chosen: Training, weights: Path) -> dict[str, float]:
     )
     job = prepare.detection(recipe)
     with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:
-        run = Run(folder).claim(job.identity(), job.model.classes)
+        run = Run(folder).claim(job.identity(OF_DETECTION), job.model.classes)
         flow.detect(run, recipe, job.videos, job.model, Local(), flow.Workers(fuse=True), quiet)
         flow.link(run, recipe, Local(), quiet)
-        flow.score(run, recipe, job.videos, Local(), quiet)
+        flow.know(run, recipe, job.videos, Local(), quiet)
+        flow.score(run, Local(), quiet)
         found = scoring.values(scoring.combine([run.table("scores")]))[None, None]
     return {name: found[name] for name in ("mAP", "HOTA", "MOTA", "IDF1") if name in found}
 

@@ -16,12 +16,6 @@ def from_xywh(boxes: ArrayLike) -> Floats:
     return np.concatenate([array[..., :2], array[..., :2] + array[..., 2:]], axis=-1)
 
 
-def to_xywh(boxes: ArrayLike) -> Floats:
-    """(N, 4) of xyxy -> left, top, width, height."""
-    array = np.asarray(boxes)
-    return np.concatenate([array[..., :2], array[..., 2:] - array[..., :2]], axis=-1)
-
-
 def area(boxes: ArrayLike) -> Floats:
     """Areas (N,) in square pixels, in float64."""
     array = np.asarray(boxes, np.float64)

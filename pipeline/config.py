@@ -98,7 +98,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         return truths[str(value).lower()]
     try:
         converted = hint(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name} is {value!r}; it must be {_KINDS.get(hint, hint.__name__)}") from None
     if hint is int and isinstance(value, float) and value != converted:
         raise ValueError(f"{name} is {value!r}; it must be a whole number")

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from pipeline import boxes as box_ops
-from pipeline.clips import Decoded, Part, Unit, chunked, clips_of, failed
+from pipeline.clips import Decoded, Part, Unit, chunked, clips_of
 from pipeline.config import load, settings
 from pipeline.records import Clip, ClipRef, Detections, Resize, detections
 from pipeline.schemas import detections_table
+from pipeline.video import why
 
 
 def build(model: str, model_settings: Mapping[str, Any]) -> torch.nn.Module:
@@ -47,19 +48,20 @@ class Detect:
                 yield self.part(ref, chunks, 0.0)
 
     def part(self, ref: ClipRef, chunks: Iterable[Clip], decode_s: float) -> Part:
-        """All that the network sees in one clip. The one place that turns an exception into a failed clip."""
+        """All that the network sees in one clip. An exception here is the clip's: what was seen before it is kept."""
         frames: list[Detections] = []
-        error, memory, detect_s = None, None, 0.0
+        stage, error, memory, detect_s = None, None, None, 0.0
         start = time.perf_counter()
         try:
             for chunk in chunks:
-                error = chunk.error
+                if chunk.error is not None:
+                    stage, error = "decode", chunk.error
                 before = time.perf_counter()
                 seen, memory = self.see(chunk, memory)
                 frames += seen
                 detect_s += time.perf_counter() - before
         except Exception as exception:
-            return failed(ref, "detect", f"{type(exception).__name__}: {' '.join(str(exception).split())}")
+            stage, error = "detect", why(exception)
         decode_s += time.perf_counter() - start - detect_s
         owned = ref.owns(np.array([frame.frame_index for frame in frames], np.int32))
         return Part(
@@ -68,7 +70,7 @@ class Detect:
             frames=int(owned.sum()),
             boxes=sum(len(frame) for frame, mine in zip(frames, owned, strict=True) if mine),
             status="ok" if error is None else "partial" if owned.any() else "failed",
-            stage=None if error is None else "decode",
+            stage=stage,
             error=error,
             seconds={"decode_s": decode_s, "detect_s": detect_s},
         )

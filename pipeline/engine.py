@@ -12,9 +12,11 @@ import logging
 import os
 import pickle
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any, Protocol
 
@@ -31,6 +33,7 @@ class Stage:
     takes, gives: what goes in and comes out, in words, for `--explain`.
     actors: the size of its actor pool; 0 makes it a stateless task.
     cpus, gpus: what one worker of it reserves.
+    is_quick: a record takes it milliseconds, so that many go together.
     """
 
     name: str
@@ -40,12 +43,21 @@ class Stage:
     actors: int = 0
     cpus: float = 1
     gpus: float = 0
+    is_quick: bool = False
 
     def describe(self) -> str:
         """One line for `--explain`."""
         where = f"{self.actors} actor{'s' * (self.actors > 1)}" if self.actors else "tasks"
         needs = f"{self.cpus:g} CPU" + (f", {self.gpus:g} GPU" if self.gpus else "")
         return f"{self.name:<9}{where:<11}{needs:<15}{self.takes}  ->  {self.gives}"
+
+
+class StageError(RuntimeError):
+    """An exception in a worker, told in a sentence; `trace` is the worker's own traceback."""
+
+    def __init__(self, said: str, trace: str = "") -> None:
+        super().__init__(said)
+        self.trace = trace
 
 
 class Engine(Protocol):
@@ -72,8 +84,9 @@ class Local:
 class OnRay:
     """The stages on Ray Data, with back-pressure between them.
 
-    address: a cluster's address, or "local" for a session of this machine's own. A record that kills its worker is
-    tried twice, then dropped: who calls `stream` must notice what is missing.
+    address: a cluster's address, or "local" for a session of this machine's own. A record that kills its worker's
+    process is tried twice, then dropped: who calls `stream` must notice what is missing. An exception ends the stream
+    with StageError.
     """
 
     name = "ray"
@@ -92,18 +105,20 @@ class OnRay:
         # A pool may be left without work: the stage before it lost what it had.
         warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
         context.max_errored_blocks = -1  # a lost worker must not end the run; `stream`'s caller counts what came
-        flowing: ray.data.Dataset = ray.data.from_arrow([_table(record) for record in records])
+        size = -(-len(records) // QUICK_BLOCKS) if stages[0].is_quick else 1
+        blocks = [records[start : start + size] for start in range(0, len(records), size)]
+        flowing: ray.data.Dataset = ray.data.from_arrow([_table(*block) for block in blocks])
         for stage in stages:
             how: dict[str, Any] = (
                 {
                     "fn": _Each,
-                    "fn_constructor_args": (stage.make,),
+                    "fn_constructor_args": (stage.name, stage.make),
                     "compute": ray.data.ActorPoolStrategy(size=min(stage.actors, len(records))),
-                    "max_restarts": 2,
+                    "max_restarts": -1,  # what is tried is bounded a task: a pool must outlive many bad records
                     "max_task_retries": 1,
                 }
                 if stage.actors
-                else {"fn": _each, "fn_args": (stage.make,), "max_retries": 1}
+                else {"fn": _each, "fn_args": (stage.name, stage.make), "max_retries": 1}
             )
             with warnings.catch_warnings():
                 # Ray 2.60 takes the limits on restarts only by a way that it says will go in 2.64, and names no other.
@@ -112,7 +127,10 @@ class OnRay:
                     batch_size=1, batch_format="pyarrow", num_cpus=stage.cpus, num_gpus=stage.gpus or None, **how
                 )
         for batch in flowing.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-            yield from _records(batch)
+            for record in _records(batch):
+                if isinstance(record, _Raised):
+                    raise StageError(record.said, record.trace)
+                yield record
 
     def start(self) -> None:
         """Connects to Ray, once."""
@@ -131,13 +149,15 @@ class OnRay:
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.CRITICAL)
 
-    def cpus(self) -> float:
-        """CPUs of the whole cluster."""
+    def resources(self) -> tuple[float, float]:
+        """CPUs and GPUs of the whole cluster; of this machine, without starting Ray, for a session of its own."""
+        if self.address == "local":
+            return float(os.cpu_count() or 1), 0.0
         import ray
 
         self.start()
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        return float(resources.get("CPU", 1))
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return float(there.get("CPU", 1)), float(there.get("GPU", 0))
 
 
 @contextlib.contextmanager
@@ -154,9 +174,20 @@ def _stderr_aside() -> Iterator[None]:
         os.close(kept)
 
 
-def _table(record: Any) -> pa.Table:
-    """A record as a row. One pickled column: a copy of a 64 MB clip costs 10 ms, its decoding a second."""
-    return pa.table({"record": pa.array([pickle.dumps(record, protocol=5)], pa.large_binary())})
+QUICK_BLOCKS = 256  # a block costs Ray some 45 ms, whatever is in it
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """An exception on its way to the driver: what was said, and where."""
+
+    said: str
+    trace: str
+
+
+def _table(*records: Any) -> pa.Table:
+    """Records as rows. One pickled column: a copy of a 64 MB clip costs 10 ms, its decoding a second."""
+    return pa.table({"record": pa.array([pickle.dumps(record, protocol=5) for record in records], pa.large_binary())})
 
 
 def _records(batch: pa.Table) -> Iterator[Any]:
@@ -164,16 +195,31 @@ def _records(batch: pa.Table) -> Iterator[Any]:
         yield pickle.loads(scalar.as_buffer())
 
 
-def _each(batch: pa.Table, make: Callable[[], Worker]) -> Iterator[pa.Table]:
+def _worked(name: str, make: Callable[[], Worker], batch: pa.Table) -> Iterator[pa.Table]:
+    """What a stage makes of a row; an exception travels on as a row, past all later stages.
+
+    Ray would drop the row without a word, as it does those of processes that died.
+    """
+    try:
+        worker = make()
+        for record in _records(batch):
+            yield from map(_table, [record] if isinstance(record, _Raised) else worker(record))
+    except Exception as exception:
+        text = " ".join(str(exception).split())
+        yield _table(_Raised(f"stage {name}: {type(exception).__name__}: {text}", traceback.format_exc()))
+
+
+def _each(batch: pa.Table, name: str, make: Callable[[], Worker]) -> Iterator[pa.Table]:
     """A stateless stage as Ray Data calls it."""
-    yield from map(_table, chain.from_iterable(map(make(), _records(batch))))
+    yield from _worked(name, make, batch)
 
 
 class _Each:
-    """A stage with state as Ray Data calls it."""
+    """A stage with state as Ray Data calls it; the state is made by the first record, where its errors can be told."""
 
-    def __init__(self, make: Callable[[], Worker]) -> None:
-        self.worker = make()
+    def __init__(self, name: str, make: Callable[[], Worker]) -> None:
+        self.name = name
+        self.make = cache(make)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        yield from map(_table, chain.from_iterable(map(self.worker, _records(batch))))
+        yield from _worked(self.name, self.make, batch)

@@ -1,8 +1,8 @@
 """The dataflow: videos -> clips -> decode -> detect -> write; read -> stitch -> link -> write; read -> score -> write.
 
-Three functions from table to table: `detect` (videos -> `detections`), `link` (`detections` -> `tracks`) and `score`
-(`tracks` -> `scores`). Each does only what is missing from the run, on whatever engine it is given, and each stage is
-a plain callable over records.
+Functions from table to table: `detect` (videos -> `detections`), `link` (`detections` -> `tracks`), `know` (videos ->
+`truth`) and `score` (`tracks`, `truth` -> `scores`). Each does only what is missing from the run, on whatever engine it
+is given, and each stage is a plain callable over records.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from typing import Any
 
 from pipeline.clips import Decode, lost_part
 from pipeline.detect import Detect
-from pipeline.engine import Engine, Local, Stage
-from pipeline.judging import Score
+from pipeline.engine import Engine, Local, Stage, StageError
+from pipeline.judging import Know, Score
 from pipeline.linking import Link
-from pipeline.planning import Plan, PlanVideo, Shard, lost_plan, shards_of, singly, units_of
+from pipeline.planning import Plan, PlanVideo, lost_plan, shards_of, singly, units_of
 from pipeline.recipe import Recipe
 from pipeline.records import ClipRef, Resize, VideoInfo
 from pipeline.tables import PARTS, Run
 from pipeline.writing import Gather, Take, WritePart
+
+MOST_ALONE = 32  # clips that are tried one by one before it is said that something else is wrong
 
 Progress = Callable[[str, int, int, Any], None]
 """Called with (what is being done, how many are done, of how many, the newest result)."""
@@ -30,19 +32,24 @@ Progress = Callable[[str, int, int, Any], None]
 
 @dataclass(frozen=True)
 class Workers:
-    """How many, and what each holds. actors: networks at work; gpus: of each; fuse: they decode for themselves."""
+    """How many, and what each holds. actors: networks at work; gpus: of each; fuse: they decode for themselves.
+
+    cpus, decode_cpus: what a network and a decoder reserve.
+    """
 
     actors: int = 1
     gpus: float = 0
     fuse: bool = False
     cpus: float = 1
+    decode_cpus: float = 1
 
 
 def detect_stages(run: Run, recipe: Recipe, resize: Resize, workers: Workers) -> list[Stage]:
     """clips -> `_parts`."""
     device = "cuda" if workers.gpus else "cpu"
     network = partial(Detect, recipe.model, recipe.model_settings, recipe.chunk_frames, device)
-    decode = Stage("decode", partial(Decode, resize, recipe.chunk_frames), "clips", "frames uint8 (T, 3, H, W)")
+    decoder = partial(Decode, resize, recipe.chunk_frames)
+    decode = Stage("decode", decoder, "clips", "frames uint8 (T, 3, H, W)", cpus=workers.decode_cpus)
     detect = Stage(
         "detect",
         network,
@@ -58,7 +65,8 @@ def detect_stages(run: Run, recipe: Recipe, resize: Resize, workers: Workers) ->
 
 def plan_stage(recipe: Recipe, context: tuple[int, int]) -> Stage:
     """videos -> clips."""
-    return Stage("plan", partial(PlanVideo, recipe, context), "videos", "clips, what the headers say", cpus=0.5)
+    make = partial(PlanVideo, recipe, context)
+    return Stage("plan", make, "videos", "clips, what the headers say", cpus=0.5, is_quick=True)
 
 
 def gather_stage(run: Run) -> Stage:
@@ -76,9 +84,14 @@ def link_stage(run: Run, recipe: Recipe, source: Run | None = None) -> Stage:
     return Stage("link", partial(Link, run, recipe, source or run), "detections", "tracks, videos")
 
 
-def score_stage(run: Run, catalog: str, source: Run | None = None) -> Stage:
-    """`tracks` of a shard and its truth -> its `truth` and `scores`."""
-    return Stage("score", partial(Score, run, catalog, source), "tracks, truth", "truth, scores")
+def know_stage(run: Run) -> Stage:
+    """What a catalog knows of its videos -> `truth`."""
+    return Stage("know", partial(Know, run), "the catalog's truth", "truth")
+
+
+def score_stage(run: Run, source: Run | None = None) -> Stage:
+    """`tracks` of a shard and its truth -> its `scores`."""
+    return Stage("score", partial(Score, run, source or run), "tracks, truth", "scores")
 
 
 def detect(
@@ -105,7 +118,13 @@ def detect(
     # A worker that died took its unit along, and what waited behind it: each clip for itself, and what is then still
     # lost quite alone, so that in the end only the culprits are.
     report(engine.stream(singly(missing(clips, run), plans, resize), stages))
-    for unit in singly(missing(clips, run), plans, resize):
+    alone = singly(missing(clips, run), plans, resize)
+    if len(alone) > MOST_ALONE:
+        raise StageError(
+            f"the processes of {len(alone)} of {len(clips)} clips died, each time that they were tried; that is not "
+            "the videos' doing. Ray's logs say more; what is done is kept, and the same command goes on from there"
+        )
+    for unit in alone:
         report(engine.stream([unit], stages))
     report(Local().stream([lost_part(ref) for ref in missing(clips, run)], stages[-1:]))
 
@@ -127,22 +146,15 @@ def link(run: Run, recipe: Recipe, engine: Engine, progress: Progress, source: R
     fill(run, "tracks", files, engine, link_stage(run, recipe, source), progress)
 
 
-def score(
-    run: Run,
-    recipe: Recipe,
-    videos: Sequence[VideoInfo],
-    engine: Engine,
-    progress: Progress,
-    source: Run | None = None,
-) -> None:
-    """Writes `truth` and `scores` of every shard that has none yet; videos without truth have no rows in them.
+def know(run: Run, recipe: Recipe, videos: Sequence[VideoInfo], engine: Engine, progress: Progress) -> None:
+    """Writes `truth` of every shard that has none yet; before any work, since truth that cannot be read ends it."""
+    fill(run, "truth", shards_of(videos, recipe.videos_per_shard), engine, know_stage(run), progress)
 
-    source: a run whose truth is taken, instead of that of the videos' catalog.
-    """
-    shards = shards_of(videos, recipe.videos_per_shard)
-    if source:
-        shards = {file: Shard(number, ()) for number, file in enumerate(source.shards("truth"))}
-    fill(run, "scores", shards, engine, score_stage(run, recipe.catalog, source), progress)
+
+def score(run: Run, engine: Engine, progress: Progress, source: Run | None = None) -> None:
+    """Writes `scores` of every shard that has none yet; source: the run that has the truth, if another."""
+    files = {file: file for file in (source or run).shards("truth")}
+    fill(run, "scores", files, engine, score_stage(run, source), progress)
 
 
 def planned(

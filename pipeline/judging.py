@@ -1,7 +1,8 @@
-"""The score stage: a shard's `tracks` are held against what its catalog knows, and `truth` and `scores` written."""
+"""Truth and scores: what catalogs know becomes a table of the run, and `tracks` are held against it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -9,36 +10,41 @@ import pyarrow as pa
 from pipeline import scoring
 from pipeline.config import load
 from pipeline.planning import Shard
-from pipeline.records import VideoInfo
 from pipeline.schemas import TRUTH
 from pipeline.tables import Run
 
 
-class Score:
-    """shards -> their names, once their `truth` and `scores` are written; source: a run that has their truth."""
+class Know:
+    """shards -> their names, once what their catalog knows of their videos is their `truth`.
 
-    def __init__(self, run: Run, catalog: str, source: Run | None = None) -> None:
+    The file's metadata names the videos that are known, also those in which there is nothing.
+    """
+
+    def __init__(self, run: Run) -> None:
         self.run = run
-        self.catalog = catalog
-        self.source = source
 
     def __call__(self, shard: Shard) -> Iterator[str]:
-        if self.source:
-            truth = self.source.read_table("truth", shard.file)
-            scored = self.source.read_table("scores", shard.file)["video_id"]
-            videos = [str(video) for video in scored.unique().to_pylist()]
-        else:
-            known = {video.video_id: truth for video in shard.videos if (truth := load_truth(video)) is not None}
-            truth = pa.concat_tables([TRUTH.empty_table(), *known.values()]).unify_dictionaries()
-            videos = list(known)
-        self.run.write_table(truth, "truth", shard.file)
-        tracks = self.run.read_table("tracks", shard.file)
-        scores = scoring.score(truth, tracks, videos=videos, catalog=self.catalog)
-        self.run.write_table(scores, "scores", shard.file)
+        tables = {video.video_id: load("catalog", video.catalog).truth(video) for video in shard.videos}
+        known = {video_id: table.cast(TRUTH) for video_id, table in tables.items() if table is not None}
+        truth = pa.concat_tables([TRUTH.empty_table(), *known.values()]).unify_dictionaries()
+        self.run.write_table(truth, "truth", shard.file, metadata={"videos": json.dumps(list(known))})
         yield shard.file
 
 
-def load_truth(video: VideoInfo) -> pa.Table | None:
-    """What the video's catalog knows of it, as rows of TRUTH; None where nothing is known."""
-    table = load("catalog", video.catalog).truth(video)
-    return None if table is None else table.cast(TRUTH)
+class Score:
+    """File names of `tracks` -> the same, once the shard's `scores` are written; source: the run that has the truth."""
+
+    def __init__(self, run: Run, source: Run) -> None:
+        self.run = run
+        self.source = source
+
+    def __call__(self, file: str) -> Iterator[str]:
+        truth = self.source.read_table("truth", file)
+        videos = truth.schema.metadata[b"videos"].decode()
+        tracks = self.run.read_table("tracks", file)
+        catalog = self.run.read_table("videos", file)["catalog"][0].as_py()
+        scores = scoring.score(truth, tracks, videos=json.loads(videos), catalog=catalog)
+        if self.source.url_of() != self.run.url_of():
+            self.run.write_table(truth, "truth", file, metadata={"videos": videos})
+        self.run.write_table(scores, "scores", file)
+        yield file

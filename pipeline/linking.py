@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.config import load, settings
 from pipeline.recipe import Recipe
@@ -49,8 +51,10 @@ class Link:
         size = (row["height"], row["width"]) if row["height"] else None
         video = VideoInfo(row["video_id"], row["uri"] or "", row["catalog"] or "", fps=row["fps"], size=size)
         frames, tracks = self.linker.link(stitched(detections), video, self.settings)
-        table = tracks_table(video.video_id, frames, tracks, self.classes)
-        return thresholded(table, self.recipe.detection_threshold, self.recipe.tracking_threshold)
+        strong = [track for track in tracks if track.score >= self.recipe.tracking_threshold]
+        numbered = [replace(track, track_id=number) for number, track in enumerate(strong, start=1)]
+        table = tracks_table(video.video_id, frames, numbered, self.classes)
+        return table.filter(pc.greater_equal(table["score"], self.recipe.detection_threshold))
 
 
 def stitched(detections: pa.Table) -> list[Detections]:
@@ -63,15 +67,3 @@ def stitched(detections: pa.Table) -> list[Detections]:
         rows = list(group)
         clips.append(([frames[row] for row in rows], owned[rows]))
     return stitch(clips)
-
-
-def thresholded(tracks: pa.Table, detection_threshold: float, tracking_threshold: float) -> pa.Table:
-    """Rows that score below the one go, tracks that score below the other lose their id."""
-    score = np.asarray(tracks["score"])
-    weak = np.nan_to_num(np.asarray(tracks["track_score"]), nan=0.0) < tracking_threshold
-    if weak.any():
-        for name in ("track_id", "track_score"):
-            column = tracks[name].combine_chunks()
-            blank = pa.array(np.asarray(column.fill_null(0)), column.type, mask=weak | np.asarray(column.is_null()))
-            tracks = tracks.set_column(tracks.column_names.index(name), TRACKS.field(name), blank)
-    return tracks.filter(pa.array(score >= detection_threshold))

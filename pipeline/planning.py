@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipeline.clips import Unit
 from pipeline.recipe import Recipe
 from pipeline.records import ClipRef, Resize, VideoInfo
-from pipeline.video import Probe, VideoError, cut, probe
+from pipeline.video import Probe, cut, probe, why
 
 TRAVEL_BYTES = 128 * 1024**2  # a clip of more pixels than this is decoded where it is seen
 UNIT_FRAMES = 256  # short clips go together until they are this many frames: a second or two of work a Ray block
@@ -55,8 +55,8 @@ class PlanVideo:
     def __call__(self, video: VideoInfo) -> Iterator[Plan]:
         try:
             header = probe(video)
-        except VideoError as error:
-            yield Plan(video, None, (), str(error))
+        except Exception as exception:  # as in `video.decode`
+            yield Plan(video, None, (), why(exception))
             return
         clips = cut(video, header.frames_declared, self.clip_frames, self.before, self.after)
         yield Plan(video, header, tuple(clips))

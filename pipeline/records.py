@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -20,11 +20,7 @@ Array = NDArray[Any]
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
 
-SOURCES = (
-    "detected",
-    "tracked",
-)  # where a detection came from: the detector alone, or a track's re-detection
-ORIGINS = ("detected", "tracked", "interpolated")  # the same for a row of `tracks`
+ORIGINS = ("detected", "tracked", "interpolated")  # of a row of `tracks`: the detector, a re-detection, a linker
 
 
 @dataclass(frozen=True)
@@ -286,16 +282,6 @@ class Track:
 
     def __len__(self) -> int:
         return len(self.frame_index)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one video or clip went: a row of `videos` in the making."""
-
-    status: Literal["ok", "partial", "failed"] = "ok"
-    stage: str | None = None
-    error: str | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def check_boxes(boxes: Array, what: str) -> None:

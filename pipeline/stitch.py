@@ -63,7 +63,9 @@ def _matches(before: Sequence[Detections], after: Sequence[Detections]) -> dict[
     shared = {frame.frame_index: frame for frame in before}
     pairs = [(shared[frame.frame_index], frame) for frame in after if frame.frame_index in shared]
     votes: dict[tuple[int, int], float] = {}
-    for one, other in pairs or [(before[-1], after[0])]:
+    if not pairs and after[0].frame_index == before[-1].frame_index + 1:
+        pairs = [(before[-1], after[0])]
+    for one, other in pairs:
         if one.tracklet_id is None or other.tracklet_id is None:
             continue
         overlaps = box_ops.iou(one.boxes, other.boxes)

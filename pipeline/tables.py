@@ -33,6 +33,7 @@ from pipeline.schemas import SCHEMA_VERSION
 
 TABLES = ("videos", "detections", "tracks", "truth", "scores")
 PARTS = "_parts"
+REPORT = "report"
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Store:
         fs, path = fsspec.core.url_to_fs(self.url)
         return fs, path.rstrip("/")
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"url": self.url}  # a file system's connection does not travel to workers
+    def __getstate__(self) -> dict[str, Any]:
+        # A file system's connection does not travel to workers, nor does the folder that this process is in.
+        return {**{name: value for name, value in vars(self).items() if name != "_place"}, "url": self.url_of()}
 
     @property
     def is_local(self) -> bool:
@@ -73,7 +75,9 @@ class Store:
         path = self.path(*names)
         fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         if self.is_local:
-            unfinished = f"{path}.{uuid.uuid4().hex}.unfinished"
+            # Readers of Parquet folders pass over names that begin with a dot.
+            folder, _, name = path.rpartition("/")
+            unfinished = f"{folder}/.{name}.{uuid.uuid4().hex}"
             fs.pipe_file(unfinished, content)
             os.replace(unfinished, path)
         else:
@@ -114,9 +118,6 @@ class Run(Store):
 
     about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "about": self.about}
-
     def write_table(self, table: pa.Table, *names: str, metadata: Mapping[str, str] | None = None) -> None:
         """Writes a table as Parquet (zstd, dictionary strings), with what made it in the metadata."""
         about = {"trackloom": json.dumps(self.about), **(metadata or {})}
@@ -128,7 +129,8 @@ class Run(Store):
         """A Parquet file as a table, its metadata in the schema's; ValueError where it is not Parquet."""
         content = self.read(*names)
         try:
-            return pq.read_table(pa.BufferReader(content))
+            # Without threads: one of Arrow's may still hold our bytes when Python ends, which then aborts.
+            return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
         except pa.ArrowInvalid as error:
             raise ValueError(f"{self.path(*names)} is not a whole Parquet file: {error}") from None
 
@@ -161,21 +163,26 @@ class Run(Store):
         """Makes the folder this run's: writes run.json, or checks that what is there was made by the same.
 
         identity: nested plain values that say what makes the tables (recipe, weights, catalog); classes: the names of
-        the labels. Raises ValueError with
+        the labels; overwrite: throw away what another recipe made, but never what no run made. Raises ValueError with
         the differences where the folder was made by something else, and where it holds other people's files.
         """
-        if overwrite:
-            self.remove("run.json")
-            for name in (*TABLES, PARTS, "report"):
-                self.remove(name)
         before = self.made_by()
+        if before is None and (taken := [name for name in (*TABLES, PARTS, REPORT) if self.names(name)]):
+            raise ValueError(
+                f"{self.url} holds {', '.join(taken)} but no run.json, so it is not known to be a run's; "
+                "choose another --output"
+            )
+        if before is not None and overwrite:
+            # The parts first and run.json last: what is left of an overwriting cut short still says whose it is.
+            self.remove(PARTS)
+            for table in TABLES:
+                for shard in self.shards(table):
+                    self.remove(table, shard)
+            self.remove(REPORT)
+            self.remove("run.json")
+            before = None
         if before is None:
-            if any(self.shards(table) for table in TABLES):
-                raise ValueError(
-                    f"{self.url} holds tables but no run.json, so what made them is unknown; "
-                    "choose another --output or say --overwrite"
-                )
-            about = {
+            before = {
                 "schema_version": SCHEMA_VERSION,
                 "run_id": uuid.uuid4().hex[:12],
                 "identity": dict(identity),
@@ -183,16 +190,14 @@ class Run(Store):
                 "versions": versions(),
                 "commit": commit(),
             }
-            self.write(json.dumps(about, indent=2).encode(), "run.json")
-        else:
-            differences = list(_differences(before.get("identity", {}), json.loads(json.dumps(identity))))
-            if differences:
-                raise ValueError(
-                    f"{self.url} was made by another recipe: {'; '.join(differences[:3])}"
-                    f"{'; ...' if differences[3:] else ''}. Choose another --output or say --overwrite"
-                )
-            about = before
-        return Run(self.url, about)
+            self.write(json.dumps(before, indent=2).encode(), "run.json")
+        differences = list(_differences(before.get("identity", {}), json.loads(json.dumps(identity))))
+        if differences:
+            raise ValueError(
+                f"{self.url} was made by another recipe: {'; '.join(differences[:3])}"
+                f"{'; ...' if differences[3:] else ''}. Choose another --output or say --overwrite"
+            )
+        return Run(self.url, before)
 
 
 def read_run(url: str) -> Run:

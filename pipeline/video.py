@@ -22,7 +22,7 @@ from pipeline.decoders import Frame, Header, Index, Reader, VideoError
 from pipeline.images import ImageReader, file_size, local_copy, opened
 from pipeline.records import Clip, ClipRef, Resize, VideoInfo
 
-__all__ = ["Probe", "VideoError", "cut", "decode", "probe"]
+__all__ = ["Probe", "VideoError", "cut", "decode", "probe", "why"]
 
 SPARE_FRAMES = 2  # that may be missing at the end of a video
 DEFAULT_FPS = 30.0  # where neither the container nor the catalog knows
@@ -114,6 +114,24 @@ def decode(refs: Sequence[ClipRef], resize: Resize, chunk_frames: int, threads: 
     refs = sorted(refs, key=lambda ref: ref.start)
     assert chunk_frames >= 1
     assert len({ref.video for ref in refs}) <= 1, "clips of several videos in one call of decode"
+    left = list(refs)
+    try:
+        for clip in _decoded(refs, resize, chunk_frames, threads):
+            left = left[left.index(clip.ref) :]
+            yield clip
+    except Exception as exception:  # whatever a library or a network makes of a video, it is that video's alone
+        for ref in left:
+            yield _clip(ref, [], None, why(exception))
+
+
+def why(exception: Exception) -> str:
+    """What went wrong with a video, in one sentence."""
+    text = " ".join(str(exception).split())
+    return text if isinstance(exception, VideoError) else f"{type(exception).__name__}: {text}"
+
+
+def _decoded(refs: Sequence[ClipRef], resize: Resize, chunk_frames: int, threads: int) -> Iterator[Clip]:
+    """`decode`, of videos whose faults are known kinds of fault."""
     if not refs:
         return
     with contextlib.ExitStack() as stack:

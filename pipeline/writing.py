@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.clips import Part
 from pipeline.config import load
 from pipeline.planning import Plan, Shard
-from pipeline.records import ClipRef
+from pipeline.records import ClipRef, Detections
 from pipeline.schemas import DETECTIONS, VIDEOS, detections_table
 from pipeline.tables import PARTS, Run
 
@@ -65,23 +65,18 @@ class Take:
     def __call__(self, shard: Shard) -> Iterator[str]:
         tables, rows = [DETECTIONS.empty_table()], []
         for video in shard.videos:
-            frames = load("catalog", video.catalog).detections(video)
-            clip_id = ClipRef(video).clip_id
-            tables.append(detections_table(video.video_id, clip_id, frames, np.ones(len(frames), np.bool_)))
+            how: dict[str, str] = {"status": "ok"}
+            frames: list[Detections] = []
+            try:
+                frames = load("catalog", video.catalog).detections(video)
+            except (ValueError, OSError) as error:
+                how = {"status": "failed", "stage": "take", "error": " ".join(str(error).split())}
+            owned = np.ones(len(frames), np.bool_)
+            tables.append(detections_table(video.video_id, ClipRef(video).clip_id, frames, owned))
             height, width = video.size or (None, None)
-            rows.append(
-                {
-                    "video_id": video.video_id,
-                    "catalog": video.catalog,
-                    "uri": video.uri,
-                    "height": height,
-                    "width": width,
-                    "fps": video.fps,
-                    "frames_declared": len(frames),
-                    "status": "ok",
-                    "boxes": sum(map(len, frames)),
-                }
-            )
+            about = {"video_id": video.video_id, "catalog": video.catalog, "uri": video.uri, "fps": video.fps}
+            size = {"height": height, "width": width, "frames_declared": len(frames)}
+            rows.append({**about, **size, **how, "boxes": sum(map(len, frames))})
         self.run.write_table(pa.Table.from_pylist(rows, VIDEOS), "videos", shard.file)
         self.run.write_table(pa.concat_tables(tables).unify_dictionaries(), "detections", shard.file)
         yield shard.file

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 import shutil
 import signal
@@ -12,14 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from jobs import command
-from pipeline import flow
+from jobs.detect import detect
+from jobs.link import link
+from jobs.run import run
+from pipeline import flow, planning
 from pipeline.clips import Unit
-from pipeline.engine import Stage
+from pipeline.detect import Detect
+from pipeline.engine import OnRay, Stage, StageError
+from pipeline.records import Clip
 from pipeline.tables import Run, read_run
 
 Runs = Callable[..., int]
@@ -159,6 +167,11 @@ BAD_COMMANDS = {
     "corrupt weights": (["run", "{videos}", "--set", "model.weights={videos}/a.mp4"], "a.mp4"),
     "missing weights": (["run", "{videos}", "--set", "model.weights=nosuch.safetensors"], "nosuch"),
     "impossible pair": (["link", "{given}", "--linker", "keep"], "linker keep needs tracklet_id"),
+    "a setting of another verb": (["link", "{given}", "--set", "model.k=1"], "names no setting that counts here"),
+    "more networks than fit": (
+        ["run", "{videos}", "--set", "model.weights={weights}", "--workers", "4000"], "--workers 4000 is more than",
+    ),
+    "no library for the URL": (["run", "nosuch://bucket/videos"], "nosuch"),
     "output of another recipe": (
         ["run", "{videos}", "--set", "model.weights={weights}", "--output", "{made}"], "was made by another recipe",
     ),
@@ -252,34 +265,139 @@ class TestOnRay:
         assert start(videos, tmp_path / "run", clip_frames=8, local=False, fuse_decode=fuse) == 0
         assert_same_rows(tmp_path / "run", undisturbed)
 
-    def test_only_the_clip_that_kills_its_worker_is_lost(
-        self, ray_session: None, videos: Path, start: Runs, undisturbed: Path, tmp_path: Path,
+    def test_only_the_clips_that_kill_their_workers_are_lost(
+        self,
+        ray_session: None,
+        start: Runs,
+        film: Callable[..., None],
+        tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
-    ) -> None:  # fmt: skip
+    ) -> None:
+        """More of them than Ray restarts an actor by default, among innocents that wait behind them."""
         import ray.cloudpickle
 
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        for name in ("a", "bad-1", "bad-2", "c"):
+            film(tmp_path / f"{name}.mp4", 4, 1)
+        monkeypatch.setattr("pipeline.planning.UNIT_FRAMES", 1)
         stages_of = flow.detect_stages
-
-        def deadly(*arguments: Any) -> list[Stage]:
-            first, *rest = stages_of(*arguments)
-            return [Stage("deadly", lambda: dies_at_b, "clips", "clips"), first, *rest]
-
-        monkeypatch.setattr(flow, "detect_stages", deadly)
-        assert start(videos, tmp_path / "run", local=False, fuse_decode=True) == 2
+        monkeypatch.setattr(flow, "detect_stages", lambda *given: deadly(stages_of(*given)))
+        assert start(tmp_path, tmp_path / "run", local=False, fuse_decode=True, workers=1) == 2
         rows = {row["video_id"]: row for row in table(tmp_path / "run", "videos").to_pylist()}
-        assert {name: row["status"] for name, row in rows.items()} == {"a": "ok", "b": "failed", "deeper/c": "ok"}
-        assert "died each time" in rows["b"]["error"]
-        assert rows["a"]["frames_decoded"] == 30
+        statuses = {name: row["status"] for name, row in rows.items()}
+        assert statuses == {"a": "ok", "bad-1": "failed", "bad-2": "failed", "c": "ok"}
+        assert "died each time" in rows["bad-1"]["error"]
+
+    def test_an_exception_in_a_worker_ends_the_run_with_what_it_said(self, ray_session: None) -> None:
+        import ray.cloudpickle
+
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        for actors in (0, 1):
+            stages = [Stage("write", lambda: refuses, "", "", actors=actors), Stage("next", lambda: passes, "", "")]
+            with pytest.raises(StageError, match="stage write: PermissionError: 403 for 3"):
+                list(OnRay().stream([1, 2, 3], stages))
 
 
-def dies_at_b(unit: Unit) -> list[Unit]:
-    """As a decoder that aborts its process on a corrupt file."""
-    import os
+def refuses(number: int) -> list[int]:
+    """As an object store whose key is wrong."""
+    if number == 3:
+        raise PermissionError(f"403 for {number}")
+    return [number]
 
-    if any(ref.video.video_id == "b" for ref in unit.refs):
-        os._exit(1)
-    return [unit]
+
+def passes(number: int) -> list[int]:
+    return [number]
+
+
+def deadly(stages: list[Stage]) -> list[Stage]:
+    """The same stages, with a network whose process a bad video kills."""
+    first, *rest = stages
+    make = first.make
+
+    def made() -> Callable[[Unit], Any]:
+        worker = make()
+
+        def dies(unit: Unit) -> Any:
+            if unit.refs[0].video.video_id.startswith("bad"):
+                os._exit(1)
+            return worker(unit)
+
+        return dies
+
+    return [dataclasses.replace(first, make=made), *rest]
+
+
+def test_detect_then_link_equals_run_and_is_scored(weights: str, settings: list[str], tmp_path: Path) -> None:
+    """Detect once, link as often as you like: same rows, same scores as in one go."""
+    of_model = [setting for setting in settings if setting.startswith("model.")]
+    of_linker = [setting for setting in settings if not setting.startswith("model.")]
+    common: dict[str, Any] = {"catalog": "synthetic", "local": True}
+    split = ["catalog.split=val"]
+    assert run(output=str(tmp_path / "all"), settings=[*split, *settings], linker="tracklets", report=False,
+               max_videos=2, **common) == 0  # fmt: skip
+    assert detect(output=str(tmp_path / "seen"), settings=[*split, *of_model], max_videos=2, **common) == 0
+    linked = tmp_path / "linked"
+    assert link(str(tmp_path / "seen"), output=str(linked), linker="tracklets", settings=of_linker, local=True) == 0
+    for name in ("tracks", "truth", "scores"):
+        one, other = (repr(table(place, name).to_pylist()) for place in (linked, tmp_path / "all"))  # nan equals nan
+        assert one == other, name
+    with pytest.raises(ValueError, match="is the run whose detections are linked"):
+        link(str(tmp_path / "seen"), output=str(tmp_path / "seen"), linker="tracklets", overwrite=True, local=True)
+    (tmp_path / "seen" / "detections" / "shard-00000.parquet").rename(tmp_path / "aside")
+    with pytest.raises(ValueError, match="has no detections yet"):
+        link(str(tmp_path / "seen"), output=str(tmp_path / "other"), linker="tracklets", local=True)
+
+
+def test_thresholds_take_ids_and_rows_and_leave_the_order(videos: Path, start: Runs, tmp_path: Path) -> None:
+    start(videos / "a.mp4", tmp_path / "free")
+    rows = table(tmp_path / "free", "tracks").to_pandas()
+    middle = float(rows.track_score.median())
+    start(videos / "a.mp4", tmp_path / "held", settings=[f"tracking_threshold={middle}"])
+    held = table(tmp_path / "held", "tracks").to_pandas()
+    assert len(held) == len(rows)
+    assert 0 < held.track_id.notna().sum() < rows.track_id.notna().sum()
+    assert held.track_score.min() >= np.float32(middle)
+    assert sorted(held.track_id.dropna().unique()) == list(range(1, held.track_id.nunique() + 1))
+    keys = list(zip(held.frame_index, held.track_id.fillna(1e9), strict=True))
+    assert keys == sorted(keys)
+    cut = float(rows.score.quantile(0.5))
+    start(videos / "a.mp4", tmp_path / "cut", settings=[f"detection_threshold={cut}"])
+    assert table(tmp_path / "cut", "tracks").to_pandas().score.min() >= np.float32(cut)
+
+
+def test_what_breaks_half_way_through_a_video_keeps_what_was_seen(
+    videos: Path, start: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that nobody foresaw, in the decoder or in the network, is that video's alone."""
+    see = Detect.see
+
+    def breaks(self: Detect, clip: Clip, memory: object) -> Any:
+        if clip.ref.video.video_id == "b" and clip.frame_index[0] >= 8:
+            raise RuntimeError("out of\nmemory")
+        return see(self, clip, memory)
+
+    monkeypatch.setattr(Detect, "see", breaks)
+    assert start(videos, tmp_path / "network", settings=["chunk_frames=4"]) == 2
+    rows = {row["video_id"]: row for row in table(tmp_path / "network", "videos").to_pylist()}
+    assert [rows[name]["status"] for name in ("a", "b", "deeper/c")] == ["ok", "partial", "ok"]
+    assert (rows["b"]["stage"], rows["b"]["error"]) == ("detect", "RuntimeError: out of memory")
+    assert rows["b"]["frames_decoded"] == 8
+
+    monkeypatch.undo()
+    probe = planning.probe
+    monkeypatch.setattr(planning, "probe", lambda video: probe(video) if video.video_id != "b" else int("no number"))
+    assert start(videos, tmp_path / "header") == 2
+    rows = {row["video_id"]: row for row in table(tmp_path / "header", "videos").to_pylist()}
+    assert rows["b"]["status"] == "failed"
+    assert rows["b"]["error"].startswith("ValueError: invalid literal")
+
+
+def test_the_same_said_otherwise_is_the_same_run(videos: Path, start: Runs, tmp_path: Path) -> None:
+    start(videos / "a.mp4", tmp_path / "run", settings=["model.sigma_track=0.020"])
+    relative = os.path.relpath(videos / "a.mp4")
+    assert start(relative, tmp_path / "run", settings=["model.sigma_track=2e-2"]) == 0
+    with pytest.raises(ValueError, match=r"model_settings\.sigma_track is 0\.02 there and 0\.03 here"):
+        start(videos / "a.mp4", tmp_path / "run", settings=["model.sigma_track=0.03"])
 
 
 def test_ids_start_anew_in_each_video(start: Runs, film: Callable[..., None], tmp_path: Path) -> None:

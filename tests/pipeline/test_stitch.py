@@ -55,6 +55,10 @@ CASES = {
         [([frame(i, (0, i)), frame(i + 1, (0, i))], owned(1, 0)) for i in range(3)],
         [[1], [1], [1]],
     ),
+    "a failed clip between, which has no frame at all, ends it": (
+        [([frame(0, (0, 0))], owned(1)), ([frame(5000, (0, 0))], owned(1))],
+        [[1], [2]],
+    ),
     "an empty clip between ends it": (
         [([frame(0, (0, 0))], owned(1)), ([frame(1)], owned(1)), ([frame(2, (0, 0))], owned(1))],
         [[1], [], [2]],

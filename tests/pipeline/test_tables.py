@@ -39,6 +39,7 @@ def test_what_is_half_written_is_not_there(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         run.write_table(TABLE, "tracks", "shard-00000.parquet")
     assert list(tmp_path.glob("tracks/*.parquet")) == []
+    assert all(path.name.startswith(".") for path in (tmp_path / "tracks").iterdir()), "folder readers would read it"
     assert run.shards("tracks") == []
 
 
@@ -64,10 +65,51 @@ def test_a_run_belongs_to_what_made_it(url: str) -> None:
     assert taken.shards("tracks") == []
 
 
-def test_strangers_tables_are_not_taken_over(url: str) -> None:
-    Run(url).write_table(TABLE, "tracks", "theirs.parquet")
-    with pytest.raises(ValueError, match=r"holds tables but no run\.json"):
-        Run(url).claim({}, [])
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["tracks", "videos", "report", "_parts"])
+def test_strangers_files_are_not_taken_over_nor_thrown_away(url: str, name: str, overwrite: bool) -> None:
+    Run(url).write(b"theirs", name, "precious")
+    with pytest.raises(ValueError, match=rf"holds {name} but no run\.json"):
+        Run(url).claim({}, [], overwrite)
+    assert Run(url).read(name, "precious") == b"theirs"
+
+
+def test_overwriting_leaves_files_that_are_no_tables(url: str) -> None:
+    run = Run(url).claim({"a": 1}, [])
+    run.write(b"mine", "videos", "holiday.mp4")
+    run.write(b"mine", "notes.txt")
+    run.write_table(TABLE, "videos", "shard-00000.parquet")
+    again = Run(url).claim({"a": 2}, [], overwrite=True)
+    assert (again.names("videos"), again.names()[-1]) == (["holiday.mp4"], "videos")
+    assert again.read("notes.txt") == b"mine"
+
+
+def test_overwriting_cut_short_does_not_leave_old_parts_to_a_new_recipe(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Run(url).claim({"a": 1}, []).write_table(TABLE, "_parts", "abc.parquet")
+    remove = Run.remove
+
+    def dies_after_one(self: Run, *names: str) -> None:
+        remove(self, *names)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "remove", dies_after_one)
+        with pytest.raises(KeyboardInterrupt):
+            Run(url).claim({"a": 2}, [], overwrite=True)
+    with pytest.raises(ValueError, match="was made by another recipe"):
+        Run(url).claim({"a": 2}, [])
+    assert Run(url).parts() == set()
+
+
+def test_a_run_travels_to_workers_in_other_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    packed = pickle.dumps(Run("here"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    pickle.loads(packed).write_table(TABLE, "tracks", "shard-00000.parquet")
+    assert (tmp_path / "here" / "tracks" / "shard-00000.parquet").exists()
 
 
 def test_missing_and_broken_files_are_said_in_a_sentence(tmp_path: Path) -> None:
