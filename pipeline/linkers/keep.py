@@ -19,6 +19,10 @@ class Settings:
 
     min_length: int = 1
 
+    def __post_init__(self) -> None:
+        if self.min_length < 1:
+            raise ValueError(f"linker keep.min_length is {self.min_length}; it must be at least 1")
+
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:
     """Tracks from `tracklet_id`; the detections come back as they are."""

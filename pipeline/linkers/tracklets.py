@@ -1,9 +1,9 @@
 """`tracklets`: online linking of short tracklets into tracks (SMOT section 5), by IoU and, where present, embeddings.
 
-Frame by frame, with no look ahead: a box whose tracklet is already part of a track continues it. Every other box that
-may carry a track (the first of a tracklet, or, where the model gives no tracklets, any detection) is matched to the
+Frame by frame, with no look ahead: a box whose tracklet is part of an open track continues it. Every other box that may
+carry a track (the first of a tracklet, or, where the model gives no tracklets, any detection) is matched to the open
 tracks that have no box in this frame, at the least total cost; one that finds none starts a track. A track that has had
-no box for `max_gap` frames is closed.
+no box for more than `max_gap` frames is closed for good: a tracklet that outlasts it is a new one.
 
 SMOT matches by the distance of appearance embeddings alone. Without embeddings the evidence is where the track would
 be now: its last box moved on at its own velocity, held against the new box by IoU. Where both are
@@ -28,7 +28,8 @@ NEEDS: frozenset[str] = frozenset()
 
 @dataclass(frozen=True)
 class Settings:
-    """min_score: detections below it take no part. min_start_score: nor start a track below this one.
+    """min_score: detections below it take no part; boxes of the model's own tracklets do, since the model has judged
+    them already. min_start_score: of a box that starts a track, whatever it is.
 
     min_iou: of a new box with a track's expected one; falls with the gap, as what is expected grows uncertain:
     after g missed frames it is min_iou / (1 + g * gap_slack). max_gap: frames without a box before a track is closed.
@@ -47,6 +48,24 @@ class Settings:
     embedding_update: float = 0.1
     min_length: int = 3
     same_class: bool = True
+
+    def __post_init__(self) -> None:
+        shares = ("min_score", "min_start_score", "min_iou", "velocity", "embedding_update")
+        for name, lowest, highest in (
+            *((share, 0, 1) for share in shares),
+            ("gap_slack", 0, np.inf),
+            ("max_gap", 0, np.inf),
+            ("min_length", 1, np.inf),
+        ):
+            value = getattr(self, name)
+            if not lowest <= value <= highest:
+                allowed = f"at least {lowest}" if highest == np.inf else f"from {lowest} to {highest}"
+                raise ValueError(f"linker tracklets.{name} is {value}; it must be {allowed}")
+        if not 0 < self.max_distance <= 2:
+            raise ValueError(
+                f"linker tracklets.max_distance is {self.max_distance}; it must be above 0 and at most 2, "
+                "which unit vectors are apart at most"
+            )
 
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:
@@ -83,11 +102,11 @@ class _Linker:
     def step(self, frame: Detections) -> NDArray[np.int32]:
         """The track number of each box of the next frame (N,), -1 for none."""
         numbers = np.full(len(frame), -1, np.int32)
-        self.open = [track for track in self.open if frame.frame_index - track.frame_index <= self.settings.max_gap + 1]
+        self.open = [track for track in self.open if self._is_open(track, frame)]
         new = []
         for index in self._candidates(frame):
             track = self.of_tracklet.get(_tracklet(frame, index))
-            if track is not None and track.frame_index < frame.frame_index:
+            if track is not None and track.frame_index < frame.frame_index and self._is_open(track, frame):
                 self._extend(track, frame, index, numbers)
             else:
                 new.append(index)
@@ -98,6 +117,9 @@ class _Linker:
             if numbers[index] < 0 and frame.scores[index] >= self.settings.min_start_score:
                 self._start(frame, index, numbers)
         return numbers
+
+    def _is_open(self, track: _Open, frame: Detections) -> bool:
+        return frame.frame_index - track.frame_index - 1 <= self.settings.max_gap
 
     def _candidates(self, frame: Detections) -> list[int]:
         """Boxes that may carry a track: those of tracklets where the model gives them, else all; best first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -104,6 +105,8 @@ TRACKLET_CASES = {
     "velocity finds the fast one": (
         without_tracklets(moving(gap=(6, 7), speed=9)), {}, [(0, 0, 11), (1, 0, 12)],
     ),
+    "weak boxes of the model's tracklets do carry on": (moving(), {"min_score": 0.95}, [(0, 0, 12), (1, 0, 12)]),
+    "but start nothing": (moving(), {"min_start_score": 0.95}, []),
     "weak detections carry nothing": (without_tracklets(moving()), {"min_score": 0.95}, []),
     "weak detections start nothing": (without_tracklets(moving()), {"min_start_score": 0.95}, []),
     "short tracks are not given out": (moving(gap=(4, 7)), {"max_gap": 0, "min_length": 5}, [(0, 7, 5), (1, 0, 12)]),
@@ -114,6 +117,56 @@ TRACKLET_CASES = {
 def test_tracklets(frames: list[Detections], changes: dict, expected: list) -> None:
     _, tracks = tracklets.link(frames, VIDEO, tracklets.Settings(**changes))
     assert spans(tracks) == expected
+
+
+def seen(*when: int, score: float = 0.9) -> list[Detections]:
+    """A box that stands still, of tracklet 0, seen in these frames; the model is certain of it at first."""
+    frames = []
+    for t in range(max(when) + 1):
+        box, sure = [[0, 0, 20, 20]] * (t in when), [0.9 if t == 0 else score] * (t in when)
+        frames.append(detections(t, box, sure, tracklet_id=[0] * (t in when)))
+    return frames
+
+
+TRACKLET_RETURNS = {
+    "in time": (seen(0, 1, 7, 8), [(0, 0, 4)]),
+    "one frame too late it is another": (seen(0, 1, 8, 9), [(0, 0, 2), (0, 8, 2)]),
+    "long closed it is another, and then carries on": (seen(0, 1, 90, 91, 95), [(0, 0, 2), (0, 90, 3)]),
+    "closed and weak it starts nothing": (seen(0, 1, 90, 91, score=0.5), [(0, 0, 2)]),
+}
+
+
+@pytest.mark.parametrize(("frames", "expected"), TRACKLET_RETURNS.values(), ids=TRACKLET_RETURNS)
+def test_a_tracklet_is_taken_up_again_only_while_its_track_is_open(frames: list[Detections], expected: list) -> None:
+    _, tracks = tracklets.link(frames, VIDEO, tracklets.Settings(max_gap=5, min_length=1))
+    assert spans(tracks) == expected
+
+
+def test_a_track_begun_by_a_returning_tracklet_is_matched_when_lost_again() -> None:
+    frames = seen(0, 1, 90, 91, 95)
+    frames[95] = dataclasses.replace(frames[95], tracklet_id=np.array([7], np.int32))
+    _, tracks = tracklets.link(frames, VIDEO, tracklets.Settings(max_gap=5, min_length=1))
+    assert spans(tracks) == [(0, 0, 2), (0, 90, 3)]
+
+
+WRONG_SETTINGS = [
+    (tracklets, {"min_score": -0.1}, "min_score is -0.1; it must be from 0 to 1"),
+    (tracklets, {"min_start_score": float("nan")}, "min_start_score is nan; it must be from 0 to 1"),
+    (tracklets, {"min_iou": 30}, "min_iou is 30"),
+    (tracklets, {"velocity": 1.1}, "velocity is 1.1"),
+    (tracklets, {"embedding_update": 2}, "embedding_update is 2"),
+    (tracklets, {"gap_slack": -1}, "gap_slack is -1; it must be at least 0"),
+    (tracklets, {"max_gap": -1}, "max_gap is -1; it must be at least 0"),
+    (tracklets, {"max_distance": 0}, "max_distance is 0; it must be above 0"),
+    (tracklets, {"min_length": 0}, "min_length is 0; it must be at least 1"),
+    (keep, {"min_length": 0}, "linker keep.min_length is 0; it must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("linker", "changes", "message"), WRONG_SETTINGS, ids=lambda value: str(value)[:30])
+def test_settings_out_of_range_are_refused(linker: ModuleType, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        linker.Settings(**changes)
 
 
 def test_appearance_finds_again_what_position_has_lost() -> None:
@@ -149,5 +202,5 @@ def test_no_box_is_in_two_tracks_and_no_track_twice_in_a_frame(seed: int) -> Non
         boxes = np.concatenate([corners, corners + random.uniform(5, 20, (count, 2))], axis=1)
         frames.append(detections(t, boxes, random.uniform(0.3, 1, count), random.integers(0, 2, count)))
     _, tracks = tracklets.link(frames, VIDEO, tracklets.Settings(min_length=1))
-    seen = [(int(f), int(b)) for track in tracks for f, b in zip(track.frame_index, track.box_id, strict=True)]
-    assert len(seen) == len(set(seen))
+    taken = [(int(f), int(b)) for track in tracks for f, b in zip(track.frame_index, track.box_id, strict=True)]
+    assert len(taken) == len(set(taken))
