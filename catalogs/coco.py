@@ -8,7 +8,6 @@ the video, by `frame_id` where there is one, else by file name. Boxes are left, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
+from catalogs.parts.files import absolute, address, identity
 from pipeline import records
 from pipeline.boxes import from_xywh
 from pipeline.records import VideoInfo
@@ -59,23 +59,24 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
     """The videos of a dataset's json; of kind `rows` where the images are not all there and alone in their folder."""
     if not source:
         raise ValueError("the catalog coco needs a json file of a dataset in COCO's format")
-    dataset = read_dataset(str(source))
-    fs, path = fsspec.core.url_to_fs(settings.images or str(source).rsplit("/", 1)[0])
-    identity = _identity(str(source), settings.results)
+    source, results = absolute(str(source)), absolute(settings.results) if settings.results else None
+    dataset = read_dataset(source)
+    fs, path = fsspec.core.url_to_fs(settings.images or source.rpartition("/")[0])
+    described = [_info(uri) for uri in (source, results) if uri]
     found = []
     for video_id, folder in dataset.folders.items():
         frames = f"{path}/{folder}".rstrip("/")
-        count = sum(name.lower().endswith((".jpg", ".jpeg", ".png")) for name in _names(fs, frames))
-        is_there = count == dataset.lengths[video_id]
+        images = _images(fs, frames)
+        is_there = len(images) == dataset.lengths[video_id]
         found.append(
             VideoInfo(
                 video_id=video_id,
-                uri=frames if is_there else "",
+                uri=address(fs, frames) if is_there else "",
                 catalog="coco",
                 kind="images" if is_there else "rows",
-                identity=identity,
-                truth_uri=str(source),
-                detections_uri=settings.results,
+                identity=identity([*described, *(images if is_there else [])]),
+                truth_uri=source,
+                detections_uri=results,
                 size=dataset.sizes[video_id],
             )
         )
@@ -161,18 +162,16 @@ def read_dataset(path: str) -> Dataset:
     )
 
 
-def _identity(*paths: str | None) -> str:
-    """Changes when one of the files does: their sizes and times of change or etags."""
-    known = []
-    for path in filter(None, paths):
-        fs, inside = fsspec.core.url_to_fs(path)
-        entry = fs.info(inside)
-        known.append((entry.get("size"), entry.get("mtime") or entry.get("ETag")))
-    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+def _info(uri: str) -> dict[str, Any]:
+    """What a file system tells of a file."""
+    fs, path = fsspec.core.url_to_fs(uri)
+    return dict(fs.info(path))
 
 
-def _names(fs: Any, folder: str) -> list[str]:
-    return [str(path) for path in fs.ls(folder, detail=False)] if fs.isdir(folder) else []
+def _images(fs: Any, folder: str) -> list[dict[str, Any]]:
+    """The entries of the images in a folder; none where there is no such folder."""
+    entries = fs.ls(folder, detail=True) if fs.isdir(folder) else []
+    return [entry for entry in entries if str(entry["name"]).lower().endswith((".jpg", ".jpeg", ".png"))]
 
 
 def _load(path: str) -> Any:

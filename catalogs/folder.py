@@ -8,7 +8,6 @@ Nothing is known of what the videos show: there is no truth.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
+from catalogs.parts.files import address, identity
 from pipeline.records import VideoInfo, unique_ids
 
 CLASSES: tuple[str, ...] = ()
@@ -159,41 +159,22 @@ def _named(files: Any, path: str, name: str) -> tuple[str, VideoInfo]:
 
 def _video(files: Any, entry: dict[str, Any], root: str) -> tuple[str, VideoInfo]:
     path = entry["name"]
-    uri = _uri(files, path)
-    return path, VideoInfo(_id(path, root, True), uri, "folder", "video", identity=_identity([entry]))
+    uri = address(files, path)
+    return path, VideoInfo(_id(path, root, True), uri, "folder", "video", identity=identity([entry]))
 
 
 def _images(
     files: Any, folder: str, entries: list[dict[str, Any]], root: str, settings: Settings
 ) -> tuple[str, VideoInfo]:
     name = _id(folder, root, False) if folder.rstrip("/") != root else posixpath.basename(root)
-    entries = sorted(entries, key=lambda entry: str(entry["name"]))
     return folder, VideoInfo(
-        name, _uri(files, folder), "folder", "images", identity=_identity(entries), fps=settings.fps
+        name, address(files, folder), "folder", "images", identity=identity(entries), fps=settings.fps
     )
 
 
 def _id(path: str, root: str, has_suffix: bool) -> str:
     below = posixpath.relpath(path, root or ".") if root else path.lstrip("/")
     return posixpath.splitext(below)[0] if has_suffix else below
-
-
-def _uri(files: Any, path: str) -> str:
-    """A local path as it is, else a URL."""
-    local = files.protocol if isinstance(files.protocol, tuple) else (files.protocol,)
-    return path if "file" in local else str(files.unstrip_protocol(path))
-
-
-def _identity(entries: list[dict[str, Any]]) -> str:
-    """What changes when the content does: sizes, and times of change or etags, of one file or all of a folder."""
-    marks = []
-    for entry in entries:
-        changed = next((entry[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if key in entry), "")
-        marks.append(f"{entry.get('size')}-{changed}")
-    if len(marks) == 1:
-        return marks[0]
-    names = [posixpath.basename(str(entry["name"])) for entry in entries]
-    return hashlib.sha256("|".join([*names, *marks]).encode()).hexdigest()[:20]
 
 
 def _is_hidden(path: str, root: str) -> bool:

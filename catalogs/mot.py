@@ -12,7 +12,6 @@ Source of the format and of what its truth means: motchallenge.net and TrackEval
 from __future__ import annotations
 
 import configparser
-import hashlib
 import logging
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,9 +20,9 @@ from typing import Any, Literal
 import fsspec
 import numpy as np
 import pyarrow as pa
-from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
+from catalogs.parts.files import address, identity
 from pipeline import records
 from pipeline.boxes import from_xywh
 from pipeline.records import VideoInfo
@@ -201,7 +200,8 @@ def read_detections(path: str, fps: float | None = None) -> list[records.Detecti
 def read_text(path: str) -> Floats:
     """The numbers of a file (N, C), float64, C >= 6, checked; frames as they stand, from 1.
 
-    Raises FileNotFoundError, or ValueError that names the file and the line.
+    An empty file has no box, as where a detector found nothing. Raises FileNotFoundError, or ValueError that names
+    the file and the line.
     """
     with fsspec.open(path, "rb") as file:
         content: bytes = file.read()
@@ -211,7 +211,7 @@ def read_text(path: str) -> Floats:
         raise ValueError(f"{path} is not text; a MOTChallenge file has a line of numbers a box") from None
     filled = [(number, line.strip().rstrip(", \t")) for number, line in enumerate(lines, 1) if line.strip()]
     if not filled:
-        raise ValueError(f"{path} is empty; a MOTChallenge file has a line of numbers a box")
+        return np.empty((0, 7))
     delimiter = "," if "," in filled[0][1] else None
     try:
         columns = np.loadtxt([line for _, line in filled], delimiter=delimiter, ndmin=2, comments=None)
@@ -286,7 +286,8 @@ def _sequence(fs: Any, folder: str, settings: Settings) -> VideoInfo | None:
     inside = {path.rstrip("/").rsplit("/", 1)[-1]: path for path in fs.ls(folder, detail=False)}
     gt = _first(fs, f"{folder}/gt/gt.txt", f"{folder}/gt.txt")
     det = _first(fs, f"{folder}/det/det.txt", f"{folder}/det.txt")
-    info = _seqinfo(fs, f"{folder}/seqinfo.ini")
+    timing = _first(fs, f"{folder}/seqinfo.ini")
+    info = _seqinfo(fs, timing) if timing else {}
     frames = f"{folder}/{info.get('imdir', 'img1')}"
     files = sorted(path for name, path in inside.items() if name.lower().endswith(VIDEO_SUFFIXES))
     texts = [path for path in (gt, det) if path]
@@ -300,17 +301,19 @@ def _sequence(fs: Any, folder: str, settings: Settings) -> VideoInfo | None:
         kind, uri, content = "rows", "", []
     else:
         return None
-    if det and settings.given_detections:
-        content.append(fs.info(det))
+    if not settings.given_detections:
+        det = None
+    # Tables made of another truth, other detections or another frame rate are not this content's.
+    content = [*content, *(fs.info(path) for path in (gt, det, timing) if path)]
     height, width = info.get("imheight"), info.get("imwidth")
     return VideoInfo(
         video_id=folder.rsplit("/", 1)[-1],
-        uri=_url(fs, uri) if uri else "",
+        uri=address(fs, uri) if uri else "",
         catalog="mot",
         kind=kind,
-        identity=_identity(content),
-        truth_uri=_url(fs, gt) if gt else None,
-        detections_uri=_url(fs, det) if det and settings.given_detections else None,
+        identity=identity(content),
+        truth_uri=address(fs, gt) if gt else None,
+        detections_uri=address(fs, det) if det else None,
         fps=float(info["framerate"]) if "framerate" in info else None,
         size=(int(height), int(width)) if height and width else None,
     )
@@ -321,24 +324,8 @@ def _first(fs: Any, *paths: str) -> str | None:
     return next((path for path in paths if fs.isfile(path)), None)
 
 
-def _url(fs: Any, path: str) -> str:
-    """A path as one that can be opened from anywhere: a URL where it is not on a local disk."""
-    return path if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(path))
-
-
-def _identity(content: list[dict[str, Any]]) -> str:
-    """Changes when files do: their names, sizes and times of change or etags."""
-    known = [
-        (entry["name"].rsplit("/", 1)[-1], entry.get("size"), entry.get("mtime") or entry.get("ETag"))
-        for entry in sorted(content, key=lambda entry: str(entry["name"]))
-    ]
-    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
-
-
 def _seqinfo(fs: Any, path: str) -> dict[str, str]:
-    """The section Sequence of seqinfo.ini, keys in lower case; empty where there is no such file."""
-    if not fs.isfile(path):
-        return {}
+    """The section Sequence of seqinfo.ini, keys in lower case."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(fs.cat_file(path).decode("utf-8-sig"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,35 @@ def test_videos_that_the_file_names(tmp_path: Path) -> None:
     path = dataset(tmp_path, images=images, videos=[{"id": 5, "name": "walk"}])
     assert [video.video_id for video in coco.videos(path, coco.Settings())] == ["walk"]
     assert coco.read_truth(path)["frame_index"].to_pylist() == [0, 2]
+
+
+def test_identity_changes_with_the_dataset_its_images_and_the_results(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    files = [Path(dataset(tmp_path)), tmp_path / "results.json", tmp_path / "a" / "000.jpg"]
+    for file in files[1:]:
+        file.write_text("[]")
+
+    def identities() -> list[str]:
+        return [video.identity for video in coco.videos(str(files[0]), coco.Settings(results=str(files[1])))]
+
+    before = identities()
+    assert identities() == before
+    for file, expected in zip(files, ([True, True], [True, True], [True, False]), strict=True):
+        os.utime(file, (1, 1))
+        assert [one != other for one, other in zip(before, identities(), strict=True)] == expected, file
+        before = identities()
+
+
+def test_places_hold_in_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "000.jpg").write_bytes(b"not read here")
+    dataset(tmp_path)
+    written(tmp_path / "results.json", [])
+    monkeypatch.chdir(tmp_path)
+    for settings in (coco.Settings(results="results.json"), coco.Settings(images=".", results="results.json")):
+        first, _ = coco.videos("dataset.json", settings)
+        places = [first.uri, first.truth_uri, first.detections_uri]
+        assert places == [str(tmp_path / name) for name in ("a", "dataset.json", "results.json")]
 
 
 BAD: dict[str, tuple[Any, str]] = {

@@ -67,6 +67,17 @@ def test_identity_changes_with_the_content(tree: str) -> None:
     assert {name for name in before if before[name] != after[name]} == {"a/one", "frames/cam1"}
 
 
+@pytest.mark.parametrize("source", ["set", "set/*/*.*", "set/a/one.mp4", "set/a, set/frames/cam1", "list.txt"])
+def test_places_hold_in_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    for name in TREE:
+        _write(tmp_path / "set" / name, "x")
+    _write(tmp_path / "list.txt", "set/a/one.mp4\nset/frames/cam1\n")
+    monkeypatch.chdir(tmp_path)
+    found = folder.videos(source)
+    assert found
+    assert all(Path(video.uri).is_absolute() and Path(video.uri).exists() for video in found)
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -82,8 +83,6 @@ def test_detections_are_read_a_frame_a_record(tmp_path: Path, caplog: pytest.Log
 
 
 BAD = {
-    "empty": ("", "is empty"),
-    "blank": ("\n \n", "is empty"),
     "words": ("frame,id,x\n", ":1: column 1 is 'frame', not a number; is this a MOTChallenge file?"),
     "too few columns": ("1,2,3,4,5\n", ":1: 5 columns; a MOTChallenge file has at least 6"),
     "uneven": ("1,1,0,0,9,9,1\n\n1,2,0,0,9,9\n", ":3: 6 columns where the first line has 7"),
@@ -112,6 +111,22 @@ def test_other_bad_files(tmp_path: Path) -> None:
         mot.read_text(str(tmp_path / "none.txt"))
     with pytest.raises(ValueError, match=r"class 99 \(column 8\) is not one of MOTChallenge's"):
         mot.read_truth(write(tmp_path / "gt.txt", "1,1,0,0,9,9,1,99,1\n"), "a")
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"], ids=["no byte", "blank lines"])
+def test_an_empty_file_among_sequences_has_no_box(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "full" / "gt" / "gt.txt", "1,1,0,0,9,9,1,-1,-1,-1\n")
+    write(tmp_path / "full" / "det" / "det.txt", "1,-1,0,0,9,9,1\n")
+    write(tmp_path / "still" / "gt" / "gt.txt", text)
+    write(tmp_path / "still" / "det" / "det.txt", text)
+    full, still = mot.videos(str(tmp_path), mot.Settings())
+    assert [len(frame) for frame in mot.detections(full)] == [1]
+    assert mot.detections(still) == []
+    table = mot.truth(still)
+    assert table is not None
+    assert (len(table), table.schema) == (0, TRUTH)
+    results = mot.read_tracks(write(tmp_path / "still.txt", text), "still")
+    assert (len(results), results.schema) == (0, TRACKS)
 
 
 def layout(root: Path) -> Path:
@@ -155,15 +170,35 @@ def test_a_sequence_alone_is_one_video_and_not_also_its_folders(tmp_path: Path) 
     assert [video.video_id for video in mot.videos(str(tmp_path / "A"), mot.Settings())] == ["A"]
 
 
-def test_identity_changes_with_the_content(tmp_path: Path) -> None:
-    def identity() -> str:
-        return mot.videos(str(tmp_path / "rows"), mot.Settings())[0].identity
+@pytest.mark.parametrize("name", ["gt/gt.txt", "det/det.txt", "img1/000001.jpg", "seqinfo.ini"])
+def test_identity_changes_with_each_file(tmp_path: Path, name: str) -> None:
+    def identities(settings: mot.Settings) -> list[str]:
+        return [video.identity for video in mot.videos(str(tmp_path), settings)]
 
     layout(tmp_path)
-    before = identity()
-    assert identity() == before
-    write(tmp_path / "rows" / "det" / "det.txt", "1,-1,0,0,9,9,1\n2,-1,0,0,9,9,1\n")
-    assert identity() != before
+    settings, without = mot.Settings(), mot.Settings(given_detections=False)
+    before, before_without = identities(settings), identities(without)
+    assert identities(settings) == before
+    path = tmp_path / "MOT17-02-FRCNN" / name
+    path.write_text(path.read_text() + "\n")
+    changed = [one != other for one, other in zip(before, identities(settings), strict=True)]
+    assert changed == [False, True, False, False]
+    assert (identities(without) != before_without) == (name != "det/det.txt")
+
+
+def test_a_file_as_large_as_before_is_another_at_another_time(tmp_path: Path) -> None:
+    layout(tmp_path)
+    before = mot.videos(str(tmp_path / "rows"), mot.Settings())[0].identity
+    os.utime(tmp_path / "rows" / "det" / "det.txt", (1, 1))
+    assert mot.videos(str(tmp_path / "rows"), mot.Settings())[0].identity != before
+
+
+def test_places_hold_in_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    dpm, _, flies, rows = mot.videos(".", mot.Settings())
+    places = [dpm.uri, dpm.truth_uri, dpm.detections_uri, flies.uri, rows.detections_uri]
+    assert all(place and Path(place).is_absolute() and Path(place).exists() for place in places)
 
 
 def test_one_sequence_one_detector_and_what_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What several catalogs are made of."""

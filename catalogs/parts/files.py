@@ -1,0 +1,36 @@
+"""Files at any fsspec URL, as a catalog names them: addresses that hold anywhere, and what tells that they changed."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+_CHANGED = ("ETag", "etag", "mtime", "LastModified", "created")  # what file systems call it
+
+
+def address(files: Any, path: str) -> str:
+    """A path of a file system as it can be opened from any folder: absolute on a local disk, else a URL."""
+    return path if isinstance(files, LocalFileSystem) else str(files.unstrip_protocol(path))
+
+
+def absolute(uri: str) -> str:
+    """What the user wrote, as it can be opened from any folder: workers may have another working directory."""
+    return address(*fsspec.core.url_to_fs(uri))
+
+
+def identity(entries: Sequence[Mapping[str, Any]]) -> str:
+    """What changes when the content of files does, from their entries (`fs.info`): names, sizes, times of change.
+
+    Etags stand for the times where a store has them. The name of a single file does not count.
+    """
+    entries = sorted(entries, key=lambda entry: str(entry["name"]))
+    marks = [f"{entry.get('size')}-{next((entry[key] for key in _CHANGED if key in entry), '')}" for entry in entries]
+    if len(marks) == 1:
+        return marks[0]
+    names = [posixpath.basename(str(entry["name"])) for entry in entries]
+    return hashlib.sha256("|".join([*names, *marks]).encode()).hexdigest()[:20]
