@@ -3,11 +3,12 @@
     trackloom evaluate TRACKS --truth TRUTH [--json] [--output scores.json]
 
 Each of the two is a run, a Parquet file or folder of ours, a MOTChallenge text file, or a folder of them: results as
-NAME.txt, truth as NAME/gt/gt.txt; or a results json and a dataset json of COCO. Videos meet by name; one file against
-one file meet whatever their names.
+NAME.txt, truth as NAME/gt/gt.txt; or a results json and a dataset json of COCO. Videos meet by name; a single file
+meets the only video of the other side whatever their names.
 
-A video of truth that the tracks have nothing of counts as missed throughout, and is named on stderr. Given a single
-results file, only its own video is scored. Tracks without truth are left out, and named too.
+A video of truth that the tracks have nothing of counts as missed throughout, whether it failed or nothing was found in
+it; failed ones, and such as the tracks do not know, are named on stderr. Given a single results file, only its own
+video is scored. Tracks without truth are left out, and named too.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Rows:
 
     table: pa.Table
     videos: tuple[str, ...]
-    is_single: bool = False  # one file, of one video
+    is_single: bool = False  # one file, of one video; a run or a folder is none, however few videos it has
 
 
 def evaluate(
@@ -103,12 +104,15 @@ def score_files(
     scoring.families(metrics)  # a misspelt metric stops the work before it starts
     known = read(truth, "truth")
     found = read(tracks, "tracks", wanted=known.videos, dataset=truth)
-    if found.is_single and known.is_single:
+    if len(found.videos) == len(known.videos) == 1 and (found.is_single or known.is_single):
         if found.videos != known.videos:
             _note(f"{found.videos[0]} of {tracks} is scored against {known.videos[0]} of {truth}")
         found = _renamed(found, known.videos[0])
     elif found.is_single:
-        known = Rows(known.table, tuple(video for video in known.videos if video in found.videos))
+        others = [video for video in known.videos if video not in found.videos]
+        known = Rows(known.table, found.videos if len(others) < len(known.videos) else ())
+        if known.videos and others:
+            _note(f"{tracks} is of {found.videos[0]} alone: {_some(others)} of {truth} is not scored")
     _say_who_does_not_meet(found, known, tracks, truth)
     if not class_agnostic:
         _check_classes(found.table, known.table)
@@ -143,14 +147,18 @@ def read(path: str, side: str, *, wanted: tuple[str, ...] = (), dataset: str = "
         return _read_folder(fs, root, path, side, wanted)
     folder, _, name = path.rpartition("/")
     if name.endswith(".parquet"):
-        return _rows(Run(folder or ("/" if path.startswith("/") else ".")).read_table(name), path)
+        rows = _rows(Run(folder or ("/" if path.startswith("/") else ".")).read_table(name), path)
+        return Rows(rows.table, rows.videos, is_single=len(rows.videos) == 1)
     if name.endswith(".json"):
         if side == "truth":
             return Rows(coco.read_truth(path), tuple(coco.read_dataset(path).lengths))
         if not dataset.endswith(".json"):
             raise ValueError(f"{path} is a results json; its truth must be the dataset json, not {dataset}")
         return Rows(coco.read_tracks(path, dataset), tuple(coco.read_dataset(dataset).lengths))
-    return _read_texts({_sequence(fs.info(root)["name"]): path}, side, is_single=True)
+    rows = _read_texts({_sequence(fs.info(root)["name"]): path}, side)
+    if not len(rows.table):  # among others it may be empty; alone it leaves nothing to be said
+        raise ValueError(f"{path} is empty; a MOTChallenge file has a line of numbers a box")
+    return Rows(rows.table, rows.videos, is_single=True)
 
 
 def summary(rows: pa.Table) -> dict[str, Any]:
@@ -218,7 +226,7 @@ def _read_folder(fs: Any, root: str, path: str, side: str, wanted: tuple[str, ..
     """A run, a folder of Parquet, or of MOTChallenge files."""
     run = Run(path)
     if run.shards(side):
-        return _rows(run.table(side), path, of_scores=run)
+        return _read_run(run, side, wanted)
     names = run.names()
     parquet = [name for name in names if name.endswith(".parquet")]
     if parquet:
@@ -240,11 +248,29 @@ def _read_folder(fs: Any, root: str, path: str, side: str, wanted: tuple[str, ..
     )
 
 
-def _read_texts(texts: dict[str, str], side: str, *, is_single: bool = False, beside: tuple[str, ...] = ()) -> Rows:
+def _read_run(run: Run, side: str, wanted: tuple[str, ...]) -> Rows:
+    """A run's rows. Its videos are all that it was given, or all whose truth is known, also such as have no row."""
+    shards = [run.read_table(side, shard) for shard in run.shards(side)]
+    rows = _rows(pa.concat_tables([shard.replace_schema_metadata(None) for shard in shards]), run.url)
+    videos = set(rows.videos)
+    if side == "truth":
+        for shard in shards:
+            videos.update(json.loads((shard.schema.metadata or {}).get(b"videos", b"[]")))
+    elif run.shards("videos"):
+        given = run.table("videos").select(["video_id", "status"]).to_pylist()
+        videos.update(row["video_id"] for row in given)
+        for status, what in (("failed", "all of their truth"), ("partial", "the truth of frames that they lack")):
+            names = [row["video_id"] for row in given if row["status"] == status and row["video_id"] in wanted]
+            if names:
+                _note(f"{_some(names)} {status} in {run.url}: {what} counts as missed")
+    return Rows(rows.table, tuple(sorted(videos)))
+
+
+def _read_texts(texts: dict[str, str], side: str, *, beside: tuple[str, ...] = ()) -> Rows:
     """MOTChallenge files by video. beside: the names of files that were not read."""
     reader = mot.read_truth if side == "truth" else mot.read_tracks
     tables = [reader(text.removeprefix("file://"), name) for name, text in sorted(texts.items())]
-    return Rows(pa.concat_tables(tables).unify_dictionaries(), tuple(sorted({*texts, *beside})), is_single)
+    return Rows(pa.concat_tables(tables).unify_dictionaries(), tuple(sorted({*texts, *beside})))
 
 
 def _sequence(path: str) -> str:
@@ -255,15 +281,11 @@ def _sequence(path: str) -> str:
     return parts[-1].rsplit(".", 1)[0]
 
 
-def _rows(table: pa.Table, path: str, of_scores: Run | None = None) -> Rows:
-    """Rows of a table of ours; a run's scores name also the videos whose truth is empty."""
+def _rows(table: pa.Table, path: str) -> Rows:
+    """Rows of a table of ours, of the videos that have any."""
     if "video_id" not in table.column_names:
         raise ValueError(f"{path} is no table of tracks or truth; it has the columns {', '.join(table.column_names)}")
-    videos = set(pc.unique(table["video_id"].cast(pa.string())).to_pylist())
-    is_single = len(videos) == 1
-    if of_scores is not None and of_scores.shards("scores"):
-        videos |= set(of_scores.table("scores")["video_id"].drop_null().to_pylist())
-    return Rows(table, tuple(sorted(videos)), is_single and len(videos) == 1)
+    return Rows(table, tuple(sorted(pc.unique(table["video_id"].cast(pa.string())).to_pylist())))
 
 
 def _renamed(rows: Rows, video: str) -> Rows:
@@ -278,7 +300,7 @@ def _say_who_does_not_meet(found: Rows, known: Rows, tracks: str, truth: str) ->
         which = f" of {', '.join(found.videos)}" if found.is_single else ""
         raise ValueError(f"the truth {truth} has nothing{which}; tracks without truth cannot be scored")
     missing = sorted(set(known.videos) - set(found.videos))
-    if missing and len(missing) == len(known.videos) and len(found.table):
+    if found.videos and len(missing) == len(known.videos):
         raise ValueError(
             f"no video is in both: the truth has {_some(known.videos)}, the tracks have {_some(found.videos)}"
         )

@@ -13,7 +13,9 @@ import pytest
 
 from catalogs import mot
 from jobs.command import main
-from pipeline.schemas import SCORES
+from pipeline.schemas import SCORES, VIDEOS
+from pipeline.schemas import TRACKS as TRACKS_SCHEMA
+from pipeline.tables import Run
 
 TRUTH = "".join(f"{frame},{track},{100 * track},0,10,10,1,-1,-1,-1\n" for frame in (1, 2, 3) for track in (1, 2))
 TRACKS = "".join(f"{frame},{track},{100 * track},0,10,9,0.5\n" for frame in (1, 2, 3) for track in (1, 2))
@@ -117,6 +119,90 @@ def test_one_file_of_a_dataset_is_scored_alone(evaluate: Evaluate, files: Path) 
     assert list(found["videos"]) == ["two"]
 
 
+def test_one_file_of_a_dataset_says_what_it_leaves_out(evaluate: Evaluate, files: Path) -> None:
+    _, _, err = evaluate(files / "results" / "two.txt", "--truth", files / "truth")
+    assert err == f"note: {files}/results/two.txt is of two alone: one of {files}/truth is not scored\n"
+
+
+def test_an_empty_file_among_others_is_a_video_in_which_nothing_is(evaluate: Evaluate, files: Path) -> None:
+    (files / "results" / "two.txt").write_text("")
+    found = evaluate.json(files / "results", "--truth", files / "truth")
+    assert found["videos"]["one"]["MOTA"] == 1
+    assert found["videos"]["two"]["num_misses"] == found["combined"]["num_misses"] == 6
+    (files / "results" / "two.txt").write_text(TRACKS)
+    (files / "truth" / "two" / "gt" / "gt.txt").write_text("\n \n")
+    found = evaluate.json(files / "results", "--truth", files / "truth")
+    assert found["videos"]["one"]["MOTA"] == 1
+    assert found["videos"]["two"]["num_false_positives"] == found["combined"]["num_false_positives"] == 6
+
+
+def run_of(folder: Path, rows: dict[str, str], **statuses: str) -> Path:
+    """A run given videos of these statuses, with these tracks (text by video) in one shard."""
+    run = Run(str(folder))
+    tables = [TRACKS_SCHEMA.empty_table()]
+    for name, text in rows.items():
+        (folder.parent / "rows.txt").write_text(text)
+        tables.append(mot.read_tracks(str(folder.parent / "rows.txt"), name))
+    run.write_table(pa.concat_tables(tables).unify_dictionaries(), "tracks", "shard-00000.parquet")
+    given = [{"video_id": name, "status": status} for name, status in statuses.items()]
+    run.write_table(pa.Table.from_pylist(given, VIDEOS), "videos", "shard-00000.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("ok", ""),
+        ("failed", "note: two failed in {}: all of their truth counts as missed\n"),
+        ("partial", "note: two partial in {}: the truth of frames that they lack counts as missed\n"),
+    ],
+)
+def test_a_runs_video_without_a_row_counts_as_missed(evaluate: Evaluate, files: Path, status: str, said: str) -> None:
+    run = run_of(files / "run", {"one": TRACKS}, one="ok", two=status, unknown="failed")
+    code, out, err = evaluate(run, "--truth", files / "truth", "--json")
+    assert code == 0
+    assert err == said.format(run) + f"note: no truth of unknown in {files}/truth: these tracks are not scored\n"
+    found = json.loads(out)
+    assert list(found["videos"]) == ["one", "two"]
+    assert (found["videos"]["one"]["MOTA"], found["videos"]["two"]["MOTA"], found["combined"]["MOTA"]) == (1, 0, 0.5)
+
+
+def test_a_run_of_one_video_misses_the_rest_of_the_dataset(evaluate: Evaluate, files: Path) -> None:
+    run = run_of(files / "run", {"one": TRACKS}, one="ok")
+    _, out, err = evaluate(run, "--truth", files / "truth", "--json")
+    assert "no tracks of two in" in err
+    assert json.loads(out)["combined"]["num_misses"] == 6
+    assert evaluate.json(run / "tracks", "--truth", files / "truth")["combined"]["num_misses"] == 6
+
+
+def test_a_run_without_any_row_is_scored_nought(evaluate: Evaluate, files: Path) -> None:
+    run = run_of(files / "run", {}, one="ok", two="ok")
+    found = evaluate.json(run, "--truth", files / "truth")
+    assert (found["combined"]["MOTA"], found["combined"]["num_misses"]) == (0, 12)
+    other = run_of(files / "other", {}, mine="ok", yours="ok")
+    code, _, err = evaluate(other, "--truth", files / "truth")
+    assert (code, "no video is in both: the truth has one, two, the tracks have mine, yours" in err) == (1, True)
+
+
+def test_a_run_of_one_video_meets_one_file_of_truth_whatever_their_names(evaluate: Evaluate, files: Path) -> None:
+    run = run_of(files / "run", {"mine": TRACKS}, mine="ok")
+    truth = files / "truth" / "one" / "gt" / "gt.txt"
+    assert evaluate.json(run, "--truth", truth)["videos"]["one"]["MOTA"] == 1
+    both = run_of(files / "both", {"mine": TRACKS}, mine="ok", yours="ok")
+    code, _, err = evaluate(both, "--truth", truth)
+    assert (code, "no video is in both" in err) == (1, True)
+
+
+def test_a_runs_truth_names_also_videos_in_which_nothing_is(evaluate: Evaluate, files: Path) -> None:
+    run = run_of(files / "run", {"one": TRACKS, "two": TRACKS, "unknown": TRACKS}, one="ok", two="ok", unknown="ok")
+    truth = mot.read_truth(str(files / "truth" / "one" / "gt" / "gt.txt"), "one")
+    metadata = {"videos": '["one", "two"]'}
+    Run(str(run)).write_table(truth, "truth", "shard-00000.parquet", metadata=metadata)
+    found = evaluate.json(run, "--truth", run)
+    assert list(found["videos"]) == ["one", "two"]
+    assert (found["videos"]["one"]["MOTA"], found["videos"]["two"]["num_false_positives"]) == (1, 6)
+
+
 def test_a_video_without_tracks_counts_as_missed_and_is_named(evaluate: Evaluate, files: Path) -> None:
     (files / "results" / "two.txt").rename(files / "results" / "three.txt")
     code, out, err = evaluate(files / "results", "--truth", files / "truth", "--json")
@@ -204,6 +290,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "tracks that are not there": (["nothing.txt", "--truth", "truth"], "the tracks {}/nothing.txt is not there"),
     "truth that is not there": (["results", "--truth", "nothing"], "the truth {}/nothing is not there"),
     "an empty file": (["empty.txt", "--truth", "truth/one/gt/gt.txt"], "{}/empty.txt is empty"),
+    "an empty file of truth": (["results/one.txt", "--truth", "empty.txt"], "{}/empty.txt is empty"),
+    "truth of nothing": (["results", "--truth", "still"], "the truth {}/still has nothing; tracks without truth"),
     "not a MOTChallenge file": (["words.txt", "--truth", "truth"], "{}/words.txt:1: column 1 is 'once upon'"),
     "an empty folder": (["results", "--truth", "void"], "the truth {}/void is a folder without any that can be read"),
     "no video in common": (["others", "--truth", "truth"], "no video is in both: the truth has one, two"),
@@ -224,6 +312,8 @@ def test_bad_input_ends_in_a_sentence(evaluate: Evaluate, files: Path, name: str
     for folder in ("void", "others", "halfrun"):
         (files / folder).mkdir()
     (files / "halfrun" / "run.json").write_text("{}")
+    (files / "still" / "one" / "gt").mkdir(parents=True)
+    (files / "still" / "one" / "gt" / "gt.txt").write_text("")
     for video in ("x", "y"):
         (files / "others" / f"{video}.txt").write_text(TRACKS)
     words, message = REFUSED[name]
