@@ -107,4 +107,4 @@ def failed(ref: ClipRef, stage: str, error: str) -> Part:
 
 def lost_part(ref: ClipRef) -> Part:
     """What is said of a clip whose worker died each time."""
-    return failed(ref, "detect", "its worker's process died each time that it was tried, at last alone")
+    return failed(ref, "detect", "its worker's process died both times that it was tried alone")

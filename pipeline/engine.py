@@ -113,7 +113,10 @@ class OnRay:
                 {
                     "fn": _Each,
                     "fn_constructor_args": (stage.name, stage.make),
-                    "compute": ray.data.ActorPoolStrategy(size=min(stage.actors, len(records))),
+                    # One task at a time: what waits behind a deadly one would count as tried when it kills the actor.
+                    "compute": ray.data.ActorPoolStrategy(
+                        size=min(stage.actors, len(records)), max_tasks_in_flight_per_actor=1
+                    ),
                     "max_restarts": -1,  # what is tried is bounded a task: a pool must outlive many bad records
                     "max_task_retries": 1,
                 }

@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pipeline.clips import Decode, lost_part
+from pipeline.clips import Decode, Unit, lost_part
 from pipeline.detect import Detect
 from pipeline.engine import Engine, Local, Stage, StageError
 from pipeline.judging import Know, Score
 from pipeline.linking import Link
-from pipeline.planning import Plan, PlanVideo, lost_plan, shards_of, singly, units_of
+from pipeline.planning import Plan, PlanVideo, lost_plan, shards_of, units_of
 from pipeline.recipe import Recipe
 from pipeline.records import ClipRef, Resize, VideoInfo
 from pipeline.tables import PARTS, Run
 from pipeline.writing import Gather, Take, WritePart
 
-MOST_ALONE = 32  # clips that are tried one by one before it is said that something else is wrong
+MOST_LOST = 32  # clips; from there on, and from one in a hundred, something else is wrong than the videos
 
 Progress = Callable[[str, int, int, Any], None]
 """Called with (what is being done, how many are done, of how many, the newest result)."""
@@ -114,19 +114,18 @@ def detect(
     resize = Resize(**model.resize)
     stages = detect_stages(run, recipe, resize, workers)
     report = counter("detect", len(clips), progress, len(clips) - len(missing(clips, run)))
-    report(engine.stream(units_of(missing(clips, run), plans, resize), stages))
-    # A worker that died took its unit along, and what waited behind it: each clip for itself, and what is then still
-    # lost quite alone, so that in the end only the culprits are.
-    report(engine.stream(singly(missing(clips, run), plans, resize), stages))
-    alone = singly(missing(clips, run), plans, resize)
-    if len(alone) > MOST_ALONE:
+    units = units_of(missing(clips, run), plans, resize)
+    report(engine.stream(units, stages))
+    # A process that died took its whole unit along: each of its clips for itself, so that only the culprits are lost.
+    once = set(missing(clips, run))
+    again = [Unit((ref,), unit.travels) for unit in units for ref in unit.refs if ref in once and len(unit.refs) > 1]
+    report(engine.stream(again, stages))
+    if len(lost := missing(clips, run)) > max(MOST_LOST, len(clips) // 100):
         raise StageError(
-            f"the processes of {len(alone)} of {len(clips)} clips died, each time that they were tried; that is not "
-            "the videos' doing. Ray's logs say more; what is done is kept, and the same command goes on from there"
+            f"the processes of {len(lost)} of {len(clips)} clips died each time that they were tried, which is not the "
+            "videos' doing; Ray's logs say more. What is done is kept, and the same command goes on from there"
         )
-    for unit in alone:
-        report(engine.stream([unit], stages))
-    report(Local().stream([lost_part(ref) for ref in missing(clips, run)], stages[-1:]))
+    report(Local().stream([lost_part(ref) for ref in lost], stages[-1:]))
 
     gathered = {
         file: replace(shard, plans=tuple(plans[v.video_id] for v in shard.videos)) for file, shard in shards.items()

@@ -84,11 +84,6 @@ def units_of(refs: Sequence[ClipRef], plans: Mapping[str, Plan], resize: Resize)
     return units + ([Unit(tuple(waiting))] if waiting else [])
 
 
-def singly(refs: Sequence[ClipRef], plans: Mapping[str, Plan], resize: Resize) -> list[Unit]:
-    """The same clips, each a unit of its own."""
-    return [Unit((ref,), unit.travels) for unit in units_of(refs, plans, resize) for ref in unit.refs]
-
-
 def lost_plan(video: VideoInfo) -> Plan:
     """What is said of a video whose header could not be read without the process dying."""
     return Plan(video, None, (), "the process that read its header died each time; it was tried twice")
