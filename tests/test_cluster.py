@@ -12,6 +12,7 @@ FILE = Path(__file__).resolve().parent.parent / "cluster.yaml"
 
 def test_ray_accepts_cluster_yaml() -> None:
     from ray.autoscaler._private import util
+
     config = yaml.safe_load(FILE.read_text())
     util.validate_config(util.prepare_config(config))
     with pytest.raises(Exception, match="nosuchkey"):  # the schema is really asked
