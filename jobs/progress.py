@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from pipeline.clips import Part
 
-UNITS = {"plan": "videos", "detect": "clips", "gather": "shards", "take": "shards", "link": "shards", "score": "shards"}
+UNITS = {"plan": "videos", "detect": "clips"}
 EVERY_S = 5.0  # between lines where nothing can be redrawn
 
 
@@ -37,7 +37,7 @@ class Line:
             self._draw(self._text(count, total, max(now - self.start, 1e-6)), count == total)
 
     def _text(self, count: int, total: int, elapsed: float) -> str:
-        text = f"{self.stage} {count}/{total} {UNITS.get(self.stage, '')}"
+        text = f"{self.stage} {count}/{total} {UNITS.get(self.stage, 'shards')}"
         if self.stage == "detect":
             text += f" | {self.frames:,} frames | {self.frames / elapsed:,.0f} fps"
             if count < total:

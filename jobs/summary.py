@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pyarrow.compute as pc
 
@@ -48,8 +52,16 @@ def summary(run: Run, page: str | None = None) -> str:
     lines += [f"{name:<12}{run.url}/{name}/*.parquet" for name in TABLES if run.shards(name)]
     if page:
         lines.append(f"{'report':<12}{page}")
-    lines.append(f'{"try":<12}trackloom query {run.url} "{QUERY if tracks is not None else QUERY_VIDEOS}"')
+    lines.append(f'{"try":<12}{command()} query {run.url} "{QUERY if tracks is not None else QUERY_VIDEOS}"')
     return "\n".join(lines)
+
+
+def command() -> str:
+    """How the `trackloom` command can be called from here: by name, or by the path of this environment's."""
+    if shutil.which("trackloom"):
+        return "trackloom"
+    beside = Path(sys.executable).with_name("trackloom")
+    return os.path.relpath(beside) if beside.exists() else f"{sys.executable} -m jobs.command"
 
 
 QUERY_VIDEOS = "SELECT status, count(*) AS videos, sum(boxes) AS boxes FROM videos GROUP BY status"

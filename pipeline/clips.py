@@ -43,10 +43,11 @@ class Decode:
         if not unit.travels:
             yield unit
             return
+        start = time.perf_counter()
         for _, chunks in clips_of(unit, self.resize, self.chunk_frames):
-            start = time.perf_counter()
             clip = joined(list(chunks))
             yield Decoded(clip, time.perf_counter() - start)
+            start = time.perf_counter()
 
 
 def clips_of(unit: Unit, resize: Resize, chunk_frames: int) -> Iterator[tuple[ClipRef, Iterator[Clip]]]:

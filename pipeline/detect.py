@@ -44,8 +44,10 @@ class Detect:
         if isinstance(item, Decoded):
             yield self.part(item.clip.ref, chunked(item.clip, self.chunk_frames), item.seconds)
         else:
+            start = time.perf_counter()
             for ref, chunks in clips_of(item, self.resize, self.chunk_frames):
-                yield self.part(ref, chunks, 0.0)
+                yield self.part(ref, chunks, time.perf_counter() - start)  # a clip comes with its first chunk decoded
+                start = time.perf_counter()
 
     def part(self, ref: ClipRef, chunks: Iterable[Clip], decode_s: float) -> Part:
         """All that the network sees in one clip. An exception here is the clip's: what was seen before it is kept."""

@@ -72,6 +72,12 @@ def test_every_frame_is_on_record_once(undisturbed: Path) -> None:
     assert videos.boxes.tolist() == [sum(map(len, owned[owned.video_id == name].boxes)) for name in videos.video_id]
 
 
+def test_seconds_are_of_the_stage_that_spent_them(undisturbed: Path) -> None:
+    rows = read_run(str(undisturbed)).table("videos").to_pandas()
+    assert (rows.decode_s > 1e-4 * rows.frames_decoded).all()  # no decoder gives 10,000 of these frames a second
+    assert (rows.detect_s > 0).all()
+
+
 def test_tracks_keep_the_promises_of_the_table(undisturbed: Path) -> None:
     tracks = table(undisturbed, "tracks")
     rows = tracks.to_pandas()
