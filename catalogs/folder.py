@@ -84,9 +84,11 @@ def _expand(source: str, settings: Settings) -> Found:
 
 
 def _in_folder(files: Any, root: str, source: str, settings: Settings) -> Found:
-    """All videos and folders of images at and below a folder."""
+    """All videos and folders of images at and below a folder, but for those that runs among them hold."""
     root = root.rstrip("/")
     entries = [entry for entry in files.find(root, detail=True).values() if not _is_hidden(entry["name"], root)]
+    runs = tuple(entry["name"].removesuffix("run.json") for entry in entries if entry["name"].endswith("/run.json"))
+    entries = [entry for entry in entries if not entry["name"].startswith(runs)]
     found = [_video(files, entry, root) for entry in entries if entry["name"].lower().endswith(settings.suffixes)]
     folders: dict[str, list[dict[str, Any]]] = {}
     for entry in entries:

@@ -401,6 +401,15 @@ def test_what_breaks_half_way_through_a_video_keeps_what_was_seen(
     assert rows["b"]["error"].startswith("ValueError: invalid literal")
 
 
+def test_a_run_among_its_own_videos_is_none_of_them(start: Runs, film: Callable[..., None], tmp_path: Path) -> None:
+    """With its report, which holds a video: the same command again finds what it found."""
+    film(tmp_path / "x.mp4", 10, 5)
+    for _ in range(2):
+        assert start(tmp_path, tmp_path / "runs" / "one", report=True) == 0
+    assert list((tmp_path / "runs" / "one" / "report").glob("*.mp4"))
+    assert table(tmp_path / "runs" / "one", "videos")["video_id"].to_pylist() == ["x"]
+
+
 def test_the_same_said_otherwise_is_the_same_run(videos: Path, start: Runs, tmp_path: Path) -> None:
     start(videos / "a.mp4", tmp_path / "run", settings=["model.sigma_track=0.020"])
     relative = os.path.relpath(videos / "a.mp4")
