@@ -1,6 +1,6 @@
 """COCO json: a dataset of images that are frames of videos, and detectors' results on it.
 
-    trackloom detect --catalog coco annotations.json --set catalog.results=results.json
+    trackloom link annotations.json --set catalog.results=results.json --output RUN
 
 An image's video is what its `video_id` says (CocoVID), else the folder of its file name; its frame is its place in
 the video, by `frame_id` where there is one, else by file name. Boxes are left, top, width, height.
@@ -9,6 +9,7 @@ the video, by `frame_id` where there is one, else by file name. Boxes are left, 
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,7 +38,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Dataset:
-    """place: image id -> (video_id, frame index); folders: video_id -> folder of its file names; sizes: its frames'.
+    """place: image id -> (video_id, frame index); folders: video_id -> folder of its file names; files: these in order;
+    sizes: its frames'.
 
     categories: category id -> (label, name), labels from 0 in the order of the ids; annotations: as in the file.
     """
@@ -45,6 +47,7 @@ class Dataset:
     place: Mapping[int, tuple[str, int]]
     folders: Mapping[str, str]
     lengths: Mapping[str, int]
+    files: Mapping[str, Sequence[str]]
     sizes: Mapping[str, tuple[int, int] | None]
     categories: Mapping[int, tuple[int, str]]
     annotations: Sequence[Mapping[str, Any]]
@@ -67,7 +70,8 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
     for video_id, folder in dataset.folders.items():
         frames = f"{path}/{folder}".rstrip("/")
         images = _images(fs, frames)
-        is_there = len(images) == dataset.lengths[video_id]
+        there = sorted((posixpath.basename(str(image["name"])) for image in images), key=records.natural_key)
+        is_there = there == list(dataset.files[video_id])  # else frames would not meet their annotations
         found.append(
             VideoInfo(
                 video_id=video_id,
@@ -104,7 +108,7 @@ def detections(video: VideoInfo) -> list[records.Detections]:
     order = order[sized[order]]
     bounds = np.searchsorted(frame[order], np.arange(read_dataset(video.truth_uri).lengths[video.video_id] + 1))
     return [
-        records.detections(index, boxes[chosen], score[chosen], label[chosen], timestamp_s=float(index))
+        records.detections(index, boxes[chosen], score[chosen], label[chosen], timestamp_s=index / records.DEFAULT_FPS)
         for index in range(len(bounds) - 1)
         for chosen in [order[bounds[index] : bounds[index + 1]]]
     ]
@@ -131,12 +135,20 @@ def read_tracks(path: str, dataset_path: str, video_id: str | None = None) -> pa
     return _table(TRACKS, dataset, rows, score=score, raw_score=score)
 
 
+def _place_in_time(image: Mapping[str, Any]) -> tuple[Any, ...]:
+    """By frame_id where there is one, else as a folder of images is shown."""
+    return image.get("frame_id", 0), records.natural_key(str(image.get("file_name", ""))), image["id"]
+
+
 @lru_cache(maxsize=2)
 def read_dataset(path: str) -> Dataset:
     """A dataset's json; raises FileNotFoundError, or ValueError where it is not one."""
     content = _load(path)
     if not isinstance(content, dict) or not {"images", "categories"} <= set(content):
-        raise ValueError(f"{path} is not a dataset json of COCO: it needs images, categories and annotations")
+        hint = ""
+        if isinstance(content, list):
+            hint = f"; a list is a results json: give the dataset's, and say --set catalog.results={path}"
+        raise ValueError(f"{path} is not a dataset json of COCO: it needs images, categories and annotations{hint}")
     names = {video["id"]: str(video["name"]) for video in content.get("videos", [])}
     members: dict[str, list[dict[str, Any]]] = {}
     for image in content["images"]:
@@ -144,12 +156,22 @@ def read_dataset(path: str) -> Dataset:
         video_id = names.get(image.get("video_id"), folder or path.rsplit("/", 1)[-1].rsplit(".", 1)[0])
         members.setdefault(video_id, []).append(image)
     for images in members.values():
-        images.sort(key=lambda image: (image.get("frame_id", 0), str(image.get("file_name", "")), image["id"]))
+        images.sort(
+            key=lambda image: (
+                image.get("frame_id", 0),
+                records.natural_key(str(image.get("file_name", ""))),
+                image["id"],
+            )
+        )
     first = {video_id: images[0] for video_id, images in members.items()}
     return Dataset(
         place={image["id"]: (video, index) for video, images in members.items() for index, image in enumerate(images)},
         folders={video: str(image.get("file_name", "")).rpartition("/")[0] for video, image in first.items()},
         lengths={video: len(images) for video, images in members.items()},
+        files={
+            video: [posixpath.basename(str(image.get("file_name", ""))) for image in images]
+            for video, images in members.items()
+        },
         sizes={
             video: (int(image["height"]), int(image["width"])) if "height" in image and "width" in image else None
             for video, image in first.items()

@@ -38,14 +38,20 @@ class Settings:
     suffixes: tuple[str, ...] = VIDEOS
     fps: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.fps is not None and not 0 < self.fps < 10_000:
+            raise ValueError(f"folder.fps is {self.fps}; it must be above 0")
 
-def videos(source: str | Sequence[str], settings: Settings | None = None) -> list[VideoInfo]:
+
+def videos(source: str | Sequence[str] | None, settings: Settings | None = None) -> list[VideoInfo]:
     """The videos of the source, sorted by id; opens none of them.
 
     video_id is the path below the source's root (the folder given, the fixed part of a glob, what the entries of a
     list share) without its suffix, with slashes. Raises FileNotFoundError where the source does not exist or
     holds no video, ValueError where two videos would share an id.
     """
+    if not source:
+        raise ValueError("the catalog folder needs videos: a file, folder, quoted glob, list file or folder of images")
     settings = settings or Settings()
     given = _separate(source)
     found = [pair for each in given for pair in _expand(each, settings)]
@@ -66,6 +72,8 @@ def _separate(source: str | Sequence[str]) -> list[str]:
     """One source a string; a path that exists is one, whatever commas are in it."""
     if not isinstance(source, str):
         return [str(each) for each in source]
+    if "\n" in source:  # as the command line joins what it was given
+        return [part for part in source.split("\n") if part]
     files, path = fsspec.core.url_to_fs(source)
     if "," not in source or files.exists(path):
         return [source]

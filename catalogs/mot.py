@@ -191,7 +191,7 @@ def read_detections(path: str, fps: float | None = None) -> list[records.Detecti
     bounds = np.searchsorted(frame[order], np.arange(frame.max(initial=-1) + 2))
     return [
         records.detections(
-            index, boxes[order[a:b]], score[order[a:b]], timestamp_s=index / fps if fps else float(index)
+            index, boxes[order[a:b]], score[order[a:b]], timestamp_s=index / (fps or records.DEFAULT_FPS)
         )
         for index, (a, b) in enumerate(pairwise(bounds.tolist()))
     ]
@@ -295,6 +295,11 @@ def _sequence(fs: Any, folder: str, settings: Settings) -> VideoInfo | None:
     if fs.isdir(frames):
         kind, uri = "images", frames
         content = [entry for entry in fs.ls(frames, detail=True) if entry["name"].lower().endswith(IMAGE_SUFFIXES)]
+        promised = int(info.get("seqlength", len(content)))
+        if len(content) != promised:  # an image left out moves all after it off their truth
+            raise ValueError(
+                f"{frames} holds {len(content)} images and {timing} says {promised}; it must hold them all"
+            )
     elif files and texts:
         kind, uri, content = "video", files[0], [fs.info(files[0])]
     elif texts:

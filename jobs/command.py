@@ -15,6 +15,7 @@ import typer
 
 from pipeline.engine import StageError
 
+STOPPED = 130  # a shell's code for Ctrl-C
 VERBS = ("run", "detect", "link", "evaluate", "report", "query", "train")
 
 
@@ -49,8 +50,7 @@ def main(*verbs: str) -> None:
         print(f"trackloom: {said[:1].lower() + said[1:]}; --help shows what there is", file=sys.stderr)
         code = 1
     except (typer.Abort, KeyboardInterrupt):
-        print("stopped; what was written is whole, and the same command goes on from there", file=sys.stderr)
-        code = 130
+        code = STOPPED
     except (ValueError, OSError, StageError, ImportError) as error:
         if isinstance(error, ImportError) and not str(error).startswith("Install"):
             raise  # fsspec says so of a URL whose library is not installed; any other is a bug
@@ -59,6 +59,8 @@ def main(*verbs: str) -> None:
             print(getattr(error, "trace", ""), file=sys.stderr)
         print(f"trackloom: {error}", file=sys.stderr)
         code = 1
+    if code == STOPPED:  # Typer may have turned the interrupt into this code itself
+        print("stopped; what was written is whole, and the same command goes on from there", file=sys.stderr)
     sys.exit(code)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import fsspec
@@ -116,7 +116,10 @@ def score_files(
     _say_who_does_not_meet(found, known, tracks, truth)
     if not class_agnostic:
         _check_classes(found.table, known.table)
-    if len(found.table) and found.table["track_id"].null_count == len(found.table):
+    if "track_id" not in found.table.column_names:
+        nobody = pa.nulls(len(found.table), pa.int32())
+        found = replace(found, table=found.table.append_column("track_id", nobody))
+    if 0 < len(found.table) == found.table["track_id"].null_count:
         identified = [name for name in metrics or () if name not in detection.FIELDS]
         if identified:
             raise ValueError(f"{', '.join(identified)} need identities, and {tracks} has no row with a track_id")
@@ -241,7 +244,7 @@ def _read_folder(fs: Any, root: str, path: str, side: str, wanted: tuple[str, ..
             return _read_texts({name: fs.unstrip_protocol(text) for name, text in texts.items()}, side)
     texts = {name.removesuffix(".txt"): run.path(name) for name in names if name.endswith(".txt")}
     if not texts:
-        raise ValueError(f"the {side} {path} is a folder without any that can be read; it may be {FORMS}")
+        raise ValueError(f"the {side} {path} is a folder with no *.txt or *.parquet right in it; it may be {FORMS}")
     kept = {name: text for name, text in texts.items() if not wanted or name in wanted}
     return _read_texts(
         {name: fs.unstrip_protocol(text) for name, text in (kept or texts).items()}, side, beside=tuple(texts)

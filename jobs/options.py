@@ -12,7 +12,18 @@ from jobs import recipes
 from pipeline.config import available, did_you_mean
 from pipeline.recipe import Recipe
 
-Output = Annotated[str, typer.Option("--output", "-o", help="The run: a folder at any fsspec URL.", metavar="RUN")]
+
+def _named(output: str) -> str:
+    """The output as given; an empty one, from a variable that was not set, would be the folder one is in."""
+    if not output.strip():
+        raise ValueError("--output is empty; name a folder")
+    return output
+
+
+Output = Annotated[
+    str,
+    typer.Option("--output", "-o", help="The run: a folder at any fsspec URL.", metavar="RUN", callback=_named),
+]
 Source = Annotated[
     list[str] | None, typer.Argument(help="Videos: files, folders, globs, lists, folders of images, URLs.")
 ]
@@ -65,7 +76,7 @@ def recipe_of(
     other than the recipe's drops the settings that were the recipe's for it.
     """
     recipe = recipes.load(name) if name else Recipe()
-    changes["source"] = ",".join(source) if source else None
+    changes["source"] = "\n".join(source) if source else None
     for field, value in changes.items():
         if value is not None and value != getattr(recipe, field):
             new: dict[str, Any] = {field: value, **({SECTIONS[field]: {}} if field in SECTIONS else {})}

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from jobs.options import SECTIONS
 from pipeline import flow
 from pipeline.config import available, digest, load, plain, settings
@@ -104,6 +106,7 @@ def engine(
     Raises ValueError where more networks are asked for than there are CPUs for beside the decoders.
     """
     if local:
+        check_gpu(gpus > 0)
         return Local(), flow.Workers(fuse=True, gpus=gpus)
     ray = OnRay(address)
     cpus, there = ray.resources()
@@ -116,11 +119,20 @@ def engine(
     return ray, flow.Workers(wanted, gpus, fuse, cpus=round(each, 2), decode_cpus=min(1.0, spare))
 
 
+def check_gpu(is_wanted: bool) -> None:
+    """Raises ValueError where this process is to use a GPU and torch finds none."""
+    if is_wanted and not torch.cuda.is_available():
+        raise ValueError("a GPU is asked for, and torch finds none here; without it the CPU does the work")
+
+
 def claim(output: str, identity: dict[str, Any], classes: Sequence[str], overwrite: bool, engine: Engine) -> Run:
     """The run's folder, taken for this job; ValueError where something else made what is there."""
     if output.startswith("memory://") and engine.name != "local":
         raise ValueError(f"--output {output} is this process's memory, which Ray's workers do not see; add --local")
-    return Run(output).claim(identity, classes, overwrite)
+    try:
+        return Run(output).claim(identity, classes, overwrite)
+    except OSError as error:
+        raise OSError(f"--output {output} cannot be written: {(error.strerror or str(error)).lower()}") from None
 
 
 def plan(output: str, job: Detection, engine: Engine, workers: flow.Workers, then: Sequence[str]) -> str:

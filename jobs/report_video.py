@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from jobs.report_draw import EMPTY, Canvas, Picture, draw, size_of_picture
 from jobs.report_scene import Boxes, Scene
-from pipeline.records import ClipRef, Resize, VideoInfo
-from pipeline.video import DEFAULT_FPS, VideoError, decode, probe
+from pipeline.records import DEFAULT_FPS, ClipRef, Resize, VideoInfo
+from pipeline.video import VideoError, decode, probe
 
 MAX_FRAMES = 600  # of a video that are drawn
 CROPPED_TRACKS = 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections import Counter
@@ -52,7 +53,9 @@ def summary(run: Run, page: str | None = None) -> str:
     lines += [f"{name:<12}{run.url}/{name}/*.parquet" for name in TABLES if run.shards(name)]
     if page:
         lines.append(f"{'report':<12}{page}")
-    lines.append(f'{"try":<12}{command()} query {run.url} "{QUERY if tracks is not None else QUERY_VIDEOS}"')
+    if not run.url.startswith("memory://"):  # which is gone with this process
+        sql = QUERY if tracks is not None else QUERY_VIDEOS
+        lines.append(f'{"try":<12}{command()} query {shlex.quote(run.url)} "{sql}"')
     return "\n".join(lines)
 
 

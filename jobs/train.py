@@ -90,6 +90,8 @@ def train(
     )
     if output.suffix != ".safetensors":
         raise ValueError(f"--output is {output}; weights are written as .safetensors")
+    if local:
+        prepare.check_gpu(gpu)
     material = labelled(chosen.catalog, chosen.source, chosen.catalog_settings)
     model_ = training.build(chosen, material.classes)  # whatever is wrong with it is said before any work
     boxes = sum(len(table) for table in material.truth)
@@ -131,7 +133,12 @@ def training_of(name: str | None, given: Sequence[str], **changes: Any) -> Train
     """The named training, or a plain one, with the changes that are not None and the `[section.]name=value` given."""
     if name is not None and name not in RECIPES:
         raise ValueError(f"unknown training {name!r}{did_you_mean(name, RECIPES)}; available: {', '.join(RECIPES)}")
-    values = {} if name is None else dict(vars(RECIPES[name]()))
+    # Without a recipe the training split, never the one that is tested on.
+    plain_training: dict[str, Any] = {
+        "catalog": "synthetic",
+        "catalog_settings": {"split": "train"},
+    }
+    values: dict[str, Any] = plain_training if name is None else dict(vars(RECIPES[name]()))
     for field, value in changes.items():
         if value is not None and value != values.get(field):
             values |= {field: value} | ({PARTS[field]: {}} if field in PARTS else {})
@@ -177,7 +184,7 @@ def quiet(*_: object) -> None:
 
 def command() -> str:
     """The command line that this process was started with, however it was."""
-    return shlex.join(["trackloom", "train", *[argument for argument in sys.argv[1:] if argument != "train"]])
+    return shlex.join(["trackloom", "train", *sys.argv[1 + (sys.argv[1:2] == ["train"]) :]])
 
 
 def data_digest(material: Labelled) -> str:

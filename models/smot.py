@@ -77,6 +77,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"smot.{name} is {value}; it must be between 0 and 1")
+        if self.weighting == "max" and (self.num_anchors or 1) > 1:
+            raise ValueError(
+                f"smot.num_anchors is {self.num_anchors}; with smot.weighting max only the nearest one counts"
+            )
         for name in ("num_anchors", "looks", "top_k", "max_detections", "batch_frames"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -357,4 +361,6 @@ def redetect(outputs: AnchorOutputs, expected: Tensor, rules: Rules) -> tuple[Te
 def rules(settings: Settings) -> Rules:
     """The settings, with the detector's own value wherever they say None."""
     given = {field.name: value for field in fields(Rules) if (value := getattr(settings, field.name, None)) is not None}
+    if given.get("num_anchors", 1) > 1 and "weighting" not in given and DEFAULTS[settings.detector].weighting == "max":
+        given["weighting"] = "iou"  # section 4.1: K > 1 is the multi-assignment
     return replace(DEFAULTS[settings.detector], **given)

@@ -73,12 +73,13 @@ def chunked(clip: Clip, chunk_frames: int) -> Iterator[Clip]:
 
 def joined(chunks: Sequence[Clip]) -> Clip:
     """Chunks of one clip as a whole."""
+    seen = [chunk for chunk in chunks if len(chunk.frames)] or chunks[:1]  # after a fault: no frames, of no size
     return Clip(
         chunks[0].ref,
-        np.concatenate([chunk.frames for chunk in chunks]),
-        np.concatenate([chunk.frame_index for chunk in chunks]),
-        np.concatenate([chunk.timestamp_s for chunk in chunks]),
-        chunks[-1].size,
+        np.concatenate([chunk.frames for chunk in seen]),
+        np.concatenate([chunk.frame_index for chunk in seen]),
+        np.concatenate([chunk.timestamp_s for chunk in seen]),
+        seen[0].size,
         chunks[-1].error,
     )
 

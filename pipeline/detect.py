@@ -82,7 +82,8 @@ class Detect:
         """Detections of a chunk's frames in source pixels, and the memory after it."""
         if not len(clip.frames):
             return [], memory
-        frames = torch.from_numpy(np.ascontiguousarray(clip.frames)).to(self.device)
+        # Decoded frames are channels last in memory; those that travelled are made so again, for the same sums.
+        frames = torch.from_numpy(clip.frames).contiguous(memory_format=torch.channels_last).to(self.device)
         (seen,), (memory,) = self.model.detect([frames], [memory])  # type: ignore[operator]
         height, width = clip.frames.shape[2:]
         scale = np.tile(np.array(clip.size[::-1], np.float32) / np.array([width, height], np.float32), 2)

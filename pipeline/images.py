@@ -14,7 +14,7 @@ import fsspec
 import numpy as np
 
 from pipeline.decoders import Frame, VideoError
-from pipeline.records import Resize
+from pipeline.records import Resize, natural_key
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -36,7 +36,7 @@ class ImageReader:
         found = [(name, size) for name, size in found if name.lower().endswith(SUFFIXES)]
         if not found:
             raise VideoError(f"{uri} holds no images; looked for: {', '.join(SUFFIXES)}")
-        self.names = sorted((name for name, _ in found), key=_natural)
+        self.names = sorted((name for name, _ in found), key=natural_key)
         self.bytes = sum(size for _, size in found)
         first = next((image for name in self.names if isinstance(image := self._read(name), np.ndarray)), None)
         if first is None:
@@ -61,7 +61,10 @@ class ImageReader:
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(content, flags) if len(content) else None
+        try:
+            image = cv2.imdecode(content, flags) if len(content) else None
+        except cv2.error:  # more pixels than OpenCV takes
+            image = None
         if image is None:
             return f"{name} is not a readable image"
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
@@ -123,11 +126,6 @@ def _suffix(uri: str) -> str:
     """The file's suffix, from which a container may be guessed; '' where it has none."""
     found = re.search(r"\.\w{1,8}$", uri)
     return found[0] if found else ""
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """A key that sorts digits by their value: frame2 before frame10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline import scoring
 from pipeline.config import load
+from pipeline.metrics.sides import UNNAMED
 from pipeline.planning import Shard
 from pipeline.schemas import TRUTH
 from pipeline.tables import Run
@@ -43,7 +44,8 @@ class Score:
         videos = truth.schema.metadata[b"videos"].decode()
         tracks = self.run.read_table("tracks", file)
         catalog = self.run.read_table("videos", file)["catalog"][0].as_py()
-        scores = scoring.score(truth, tracks, videos=json.loads(videos), catalog=catalog)
+        unnamed = self.run.about.get("classes") == [UNNAMED]  # of all shards, whatever rows this one has
+        scores = scoring.score(truth, tracks, videos=json.loads(videos), catalog=catalog, class_agnostic=unnamed)
         if self.source.url_of() != self.run.url_of():
             self.run.write_table(truth, "truth", file, metadata={"videos": videos})
         self.run.write_table(scores, "scores", file)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -55,7 +56,8 @@ def labelled(catalog: str, source: str, given: Mapping[str, Any]) -> Labelled:
     for video, table in zip(videos, tables, strict=True):
         if table is None:
             raise ValueError(f"video {video.video_id} of catalog {catalog} has no ground truth to train on")
-    found = sorted({name for table in tables for name in table["class_name"].unique().to_pylist()})
+    wanted = [table.filter(pc.invert(pc.fill_null(table["ignore"], False))) for table in tables]
+    found = sorted({name for table in wanted for name in table["class_name"].unique().to_pylist() if name})
     if not found:
         raise ValueError(f"catalog {catalog} holds no labelled box to train on")
     return Labelled(videos, tables, tuple(module.CLASSES) or tuple(found))
@@ -100,12 +102,16 @@ def target_of(rows: pa.Table | None, classes: tuple[str, ...], scale: NDArray[np
     rows = rows.to_pydict() if rows else {}
     names = rows.get("class_name", [])
     boxes = np.array([rows[side] for side in ("x1", "y1", "x2", "y2")] if rows else np.zeros((4, 0)), np.float32)
+    sized = (boxes[0] < boxes[2]) & (boxes[1] < boxes[3])  # truth of others may hold boxes of no size
     return {
         "boxes": torch.from_numpy(boxes.T * scale),
         "labels": torch.tensor([classes.index(name) if name in classes else 0 for name in names], dtype=torch.long),
         "track_ids": torch.tensor([-1 if i is None else i for i in rows.get("track_id", [])], dtype=torch.long),
         "ignore": torch.tensor(
-            [bool(ignore) or name not in classes for ignore, name in zip(rows.get("ignore", []), names, strict=True)],
+            [
+                bool(ignore) or name not in classes or not is_sized
+                for ignore, name, is_sized in zip(rows.get("ignore", []), names, sized, strict=True)
+            ],
             dtype=torch.bool,
         ),
     }

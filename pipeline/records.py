@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
+
+DEFAULT_FPS = 30.0  # where neither a container nor a catalog knows
 
 ORIGINS = ("detected", "tracked", "interpolated")  # of a row of `tracks`: the detector, a re-detection, a linker
 
@@ -293,6 +296,11 @@ def check_boxes(boxes: Array, what: str) -> None:
         raise ValueError(
             f"{what}: box {worst} is {boxes[worst].tolist()}; boxes are finite xyxy with x1 < x2 and y1 < y2"
         )
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """A key that sorts digits by their value: frame2 before frame10. The order of the images of a folder."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def unique_ids(videos: Sequence[VideoInfo]) -> list[VideoInfo]:

@@ -123,7 +123,7 @@ def fit(
     recent: list[dict[str, float]] = []
     order: list[int] = []
     for number in range(training.steps):
-        if len(order) < training.batch_size:
+        while len(order) < training.batch_size:
             order += torch.randperm(len(frames.targets), generator=random).tolist()
         batch, order = order[: training.batch_size], order[training.batch_size :]
         clips, targets = draw(frames, batch, training, random)

@@ -20,12 +20,11 @@ import numpy as np
 from pipeline import decoders
 from pipeline.decoders import Frame, Header, Index, Reader, VideoError
 from pipeline.images import ImageReader, file_size, local_copy, opened
-from pipeline.records import Clip, ClipRef, Resize, VideoInfo
+from pipeline.records import DEFAULT_FPS, Clip, ClipRef, Resize, VideoInfo
 
 __all__ = ["Probe", "VideoError", "cut", "decode", "probe", "why"]
 
 SPARE_FRAMES = 2  # that may be missing at the end of a video
-DEFAULT_FPS = 30.0  # where neither the container nor the catalog knows
 
 
 @dataclass(frozen=True)
@@ -206,14 +205,18 @@ def _chunks(ref: ClipRef, frames: Iterator[tuple[int, Frame]], source: _Source, 
     seen: list[int] = []
     chunk: list[tuple[int, Frame]] = []
     given = False
-    for index, frame in frames:
-        if len(chunk) == chunk_frames:
-            yield _clip(ref, chunk, source)
-            chunk, given = [], True
-        chunk.append((index, frame))
-        seen.append(index)
-    error = _missing(ref, seen, source)
-    assert chunk or not given
+    broken = None
+    try:
+        for index, frame in frames:
+            if len(chunk) == chunk_frames:
+                yield _clip(ref, chunk, source)
+                chunk, given = [], True
+            chunk.append((index, frame))
+            seen.append(index)
+    except Exception as exception:  # as in `decode`; what the chunk held before it is kept
+        broken = why(exception)
+    error = broken or _missing(ref, seen, source)
+    assert chunk or not given or broken
     yield _clip(ref, chunk, source, error)
 
 

@@ -10,6 +10,7 @@ import pickle
 import re
 import urllib.error
 import urllib.request
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -125,7 +126,9 @@ def _fetch(name: str, url: str) -> Path:
         except OSError as error:
             raise FileNotFoundError(f"weights {name!r} could not be fetched from {url}: {error}") from None
         except RuntimeError:  # what torch raises for a wrong hash
-            raise ValueError(f"weights {name!r} from {url} arrived damaged: their hash is not {digest}") from None
+            raise ValueError(
+                f"weights {name!r} from {url} arrived damaged: their hash is not {digest and digest[1]}"
+            ) from None
     return path
 
 
@@ -138,7 +141,9 @@ def _parse(content: bytes, source: str) -> tuple[dict[str, Tensor], dict[str, st
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         return tensors, header.get("__metadata__", {})
     try:
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are refused below
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
             raise ValueError(

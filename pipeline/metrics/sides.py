@@ -70,7 +70,7 @@ def by_video(table: pa.Table, *, is_truth: bool) -> dict[str, Side]:
     video, videos = _coded(table["video_id"])
     whole = Rows(
         frame=_numbers(table["frame_index"], -1).astype(np.int64),
-        boxes=np.stack([_numbers(table[corner], np.nan) for corner in _CORNERS], axis=1).astype(np.float64),
+        boxes=np.stack([_numbers(table[corner].cast(pa.float64()), np.nan) for corner in _CORNERS], axis=1),
         ids=_numbers(table["track_id"], -1).astype(np.int64),
         scores=np.ones(len(table)) if is_truth else _numbers(table["score"], 0.0).astype(np.float64),
         kind=_kinds(table) if is_truth else np.zeros(len(table), np.int8),

@@ -134,3 +134,28 @@ def test_bad_datasets_are_refused(tmp_path: Path) -> None:
         coco.read_dataset(written(tmp_path / "list.json", []))
     with pytest.raises(FileNotFoundError):
         coco.read_dataset(str(tmp_path / "none.json"))
+
+
+def test_images_are_the_frames_that_the_annotations_mean(tmp_path: Path) -> None:
+    """Names are ordered as a folder of images is shown, 2 before 10; where that is not so there are only rows."""
+    numbers = [1, 2, 10]
+    for number in numbers:
+        (tmp_path / f"{number}.png").write_bytes(b"x")
+    dataset = {
+        "images": [{"id": n, "file_name": f"{n}.png", "height": 8, "width": 8} for n in numbers],
+        "annotations": [{"id": n, "image_id": n, "category_id": 1, "bbox": [n, 0, 5, 5]} for n in numbers],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps(dataset))
+    (video,) = coco.videos(str(path), coco.Settings())
+    assert video.kind == "images"
+    truth = coco.truth(video)
+    assert truth is not None
+    assert dict(zip(truth["frame_index"].to_pylist(), truth["x1"].to_pylist(), strict=True)) == {0: 1, 1: 2, 2: 10}
+    for image in dataset["images"]:
+        image["frame_id"] = 10 - image["id"]  # backwards
+    path.write_text(json.dumps(dataset))
+    coco.read_dataset.cache_clear()
+    (video,) = coco.videos(str(path), coco.Settings())
+    assert video.kind == "rows"

@@ -170,6 +170,14 @@ def test_a_sequence_alone_is_one_video_and_not_also_its_folders(tmp_path: Path) 
     assert [video.video_id for video in mot.videos(str(tmp_path / "A"), mot.Settings())] == ["A"]
 
 
+def test_a_missing_image_is_refused_since_truth_would_slip(tmp_path: Path) -> None:
+    write(tmp_path / "A" / "seqinfo.ini", "[Sequence]\nseqLength=3\nframeRate=25\n")
+    for number in (1, 3):
+        write(tmp_path / "A" / "img1" / f"{number:06d}.jpg", "x")
+    with pytest.raises(ValueError, match=r"img1 holds 2 images and .*seqinfo.ini says 3"):
+        mot.videos(str(tmp_path), mot.Settings())
+
+
 @pytest.mark.parametrize("name", ["gt/gt.txt", "det/det.txt", "img1/000001.jpg", "seqinfo.ini"])
 def test_identity_changes_with_each_file(tmp_path: Path, name: str) -> None:
     def identities(settings: mot.Settings) -> list[str]:

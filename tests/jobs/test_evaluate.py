@@ -293,7 +293,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "an empty file of truth": (["results/one.txt", "--truth", "empty.txt"], "{}/empty.txt is empty"),
     "truth of nothing": (["results", "--truth", "still"], "the truth {}/still has nothing; tracks without truth"),
     "not a MOTChallenge file": (["words.txt", "--truth", "truth"], "{}/words.txt:1: column 1 is 'once upon'"),
-    "an empty folder": (["results", "--truth", "void"], "the truth {}/void is a folder without any that can be read"),
+    "an empty folder": (
+        ["results", "--truth", "void"],
+        "the truth {}/void is a folder with no *.txt or *.parquet right in it",
+    ),
     "no video in common": (["others", "--truth", "truth"], "no video is in both: the truth has one, two"),
     "one file of no known video": (["others/x.txt", "--truth", "truth"], "has nothing of x"),
     "a folder that is not a run": (["results", "--truth", "halfrun"], "halfrun has no truth table; it has: no table"),
@@ -324,3 +327,18 @@ def test_bad_input_ends_in_a_sentence(evaluate: Evaluate, files: Path, name: str
     assert err.startswith("trackloom: ")
     assert "Traceback" not in err
     assert err.count("\n") == 1
+
+
+def test_parquet_as_pandas_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whole numbers for corners, and no track_id at all: detections are scored as detections."""
+    import pandas as pd
+
+    from jobs.evaluate import evaluate as score
+
+    rows = pd.DataFrame({"video_id": "v", "frame_index": [0, 1], "x1": 0, "y1": 0, "x2": 9, "y2": 9, "class_name": "a"})
+    rows.assign(score=0.5).to_parquet(tmp_path / "found.parquet")
+    rows.assign(track_id=1).to_parquet(tmp_path / "truth.parquet")
+    score(str(tmp_path / "found.parquet"), str(tmp_path / "truth.parquet"), as_json=True)
+    said = capsys.readouterr()
+    assert json.loads(said.out)["combined"] == {"mAP": 1.0}
+    assert "only mAP is scored" in said.err

@@ -23,11 +23,12 @@ from jobs import command
 from jobs.detect import detect
 from jobs.link import link
 from jobs.run import run
-from pipeline import flow, planning
-from pipeline.clips import Unit
+from pipeline import decoders, flow, planning
+from pipeline.clips import Decode, Decoded, Unit, clips_of
+from pipeline.decoders import AvReader
 from pipeline.detect import Detect
 from pipeline.engine import OnRay, Stage, StageError
-from pipeline.records import Clip
+from pipeline.records import Clip, ClipRef, Resize, VideoInfo
 from pipeline.tables import Run, read_run
 
 Runs = Callable[..., int]
@@ -177,6 +178,14 @@ BAD_COMMANDS = {
     "more networks than fit": (
         ["run", "{videos}", "--set", "model.weights={weights}", "--workers", "4000"], "--workers 4000 is more than",
     ),
+    "no source": (["run"], "the catalog folder needs videos"),
+    "an empty output": (["run", "{videos}", "--output", ""], "--output is empty"),
+    "an output that is a file": (
+        ["run", "{videos}", "--set", "model.weights={weights}", "--output", "{weights}/run"], "cannot be written",
+    ),
+    "a GPU that is not there": (
+        ["run", "{videos}", "--set", "model.weights={weights}", "--local", "--gpus", "1"], "a GPU is asked for",
+    ),
     "no library for the URL": (["run", "nosuch://bucket/videos"], "nosuch"),
     "output of another recipe": (
         ["run", "{videos}", "--set", "model.weights={weights}", "--output", "{made}"], "was made by another recipe",
@@ -259,6 +268,29 @@ def test_killed_and_started_again_equals_undisturbed(
     assert_same_rows(output, undisturbed)
     assert start(videos, output, clip_frames=8) == 0  # nothing is left to do, and nothing changes
     assert_same_rows(output, undisturbed)
+
+
+def test_ctrl_c_says_that_nothing_is_lost(videos: Path, settings: list[str], tmp_path: Path) -> None:
+    words = [
+        str(videos),
+        "--linker",
+        "tracklets",
+        "--clip-frames",
+        "1",
+        "--local",
+        "--no-report",
+        "-o",
+        str(tmp_path / "r"),
+    ]
+    for setting in settings:
+        words += ["--set", setting]
+    process = subprocess.Popen([sys.executable, "-m", "jobs.run", *words], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not Run(str(tmp_path / "r")).parts() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1].splitlines()[-1].startswith("stopped; what was written is whole")
+    assert process.returncode == 130
 
 
 class TestOnRay:
@@ -408,6 +440,29 @@ def test_a_run_among_its_own_videos_is_none_of_them(start: Runs, film: Callable[
         assert start(tmp_path, tmp_path / "runs" / "one", report=True) == 0
     assert list((tmp_path / "runs" / "one" / "report").glob("*.mp4"))
     assert table(tmp_path / "runs" / "one", "videos")["video_id"].to_pylist() == ["x"]
+
+
+def test_a_decoder_that_breaks_half_way_gives_the_same_decoded_apart_or_where_it_is_seen(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was decoded before an error that nobody foresaw is kept, also in the middle of a chunk."""
+    frames = AvReader.frames
+
+    def breaks(self: AvReader, *given: Any) -> Any:
+        for index, frame in frames(self, *given):
+            if index == 7:
+                raise RuntimeError("no such\ncodec")
+            yield index, frame
+
+    monkeypatch.setattr(AvReader, "frames", breaks)
+    monkeypatch.setattr(decoders, "READ_AHEAD_BYTES", 0)  # so that it is PyAV that decodes
+    unit = Unit((ClipRef(VideoInfo("a", str(videos / "a.mp4"), "folder")),))
+    (decoded,) = Decode(Resize(), 4)(unit)
+    assert isinstance(decoded, Decoded)
+    assert decoded.clip.frame_index.tolist() == list(range(7))
+    assert decoded.clip.error == "RuntimeError: no such codec"
+    seen = [frame for _, chunks in clips_of(unit, Resize(), 4) for chunk in chunks for frame in chunk.frames]
+    assert np.array_equal(np.stack(seen), decoded.clip.frames)
 
 
 def test_the_same_said_otherwise_is_the_same_run(videos: Path, start: Runs, tmp_path: Path) -> None:

@@ -297,3 +297,11 @@ def test_impossible_settings_are_refused(given: dict[str, float], message: str) 
 def test_classes_must_be_known() -> None:
     with pytest.raises(ValueError, match="do not say what their classes are called"):
         build(Settings(weights="random"))
+
+
+def test_more_anchors_than_one_are_really_asked() -> None:
+    """K alone chooses the paper's multi-assignment; asking for K of the nearest only is refused."""
+    assert rules(Settings(detector="ssd300_vgg16", num_anchors=10)).weighting == "iou"
+    assert rules(Settings(detector="ssd300_vgg16")).weighting == "max"
+    with pytest.raises(ValueError, match=r"num_anchors is 10; with smot\.weighting max"):
+        Settings(num_anchors=10, weighting="max")

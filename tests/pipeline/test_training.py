@@ -142,6 +142,38 @@ def test_targets_are_the_truth_in_the_networks_pixels() -> None:
     assert len(nothing["labels"]) == len(nothing["ignore"]) == 0
 
 
+def test_boxes_of_no_size_and_rows_of_no_class_are_not_learned() -> None:
+    row = {"frame_index": 0, "track_id": 1, "y1": 0.0, "y2": 5.0, "ignore": False}
+    rows = [
+        {**row, "class_name": "a", "x1": 0.0, "x2": 5.0},
+        {**row, "class_name": "a", "x1": 5.0, "x2": 5.0},
+        {**row, "class_name": None, "x1": 0.0, "x2": 5.0},
+    ]
+    target = target_of(pa.Table.from_pylist(rows, TRUTH), ("a",), np.ones(4, np.float32))
+    assert target["ignore"].tolist() == [False, True, True]
+
+
+def test_ignored_rows_name_no_class_to_learn(tmp_path: Any) -> None:
+    """As MOT17's do, where only pedestrians are scored."""
+    (tmp_path / "A" / "gt").mkdir(parents=True)
+    (tmp_path / "A" / "gt" / "gt.txt").write_text("1,1,0,0,9,9,1,1,1\n1,2,0,0,9,9,0,8,1\n")
+    assert labelled("mot", str(tmp_path), {}).classes == ("pedestrian",)
+
+
+def test_fewer_frames_than_a_batch_still_fill_it(frames: Frames) -> None:
+    few = Frames(frames.pixels[:1], frames.targets[:1])
+    seen: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        seen.append(len(given[1]))
+        return draw(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "draw", counted)
+        trained(few, batch_size=4)
+    assert set(seen) == {4}
+
+
 def test_a_catalog_becomes_frames_with_their_truth(tmp_path: Any) -> None:
     material = labelled("synthetic", str(tmp_path), {"split": "train", "num_videos": 2})
     frames = read_frames(material, Resize(size=(64, 80)), tmp_path)
