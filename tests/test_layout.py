@@ -30,7 +30,6 @@ ALLOWED = {
     "jobs": {"jobs", "pipeline", "catalogs", "models", "pyarrow", "torch"},
 }
 WATCHED = {*OURS, "torch", "torchvision", "ray", "pyarrow"}
-BY_NAME = {"models", "catalogs", "jobs"}  # that the pipeline reaches by name only
 
 
 def module_name(path: Path) -> str:
