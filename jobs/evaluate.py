@@ -29,7 +29,6 @@ from rich.table import Table
 from catalogs import coco, mot
 from jobs.command import main
 from pipeline import scoring
-from pipeline.metrics import detection
 from pipeline.tables import Run, Store
 
 FORMS = "a run, Parquet, a MOTChallenge text file, a folder of those, or COCO json"
@@ -120,11 +119,11 @@ def score_files(
         nobody = pa.nulls(len(found.table), pa.int32())
         found = replace(found, table=found.table.append_column("track_id", nobody))
     if 0 < len(found.table) == found.table["track_id"].null_count:
-        identified = [name for name in metrics or () if name not in detection.FIELDS]
+        identified = [name for name in metrics or () if name not in scoring.WITHOUT_IDS]
         if identified:
             raise ValueError(f"{', '.join(identified)} need identities, and {tracks} has no row with a track_id")
-        _note(f"{tracks} has no row with a track_id: only {', '.join(detection.FIELDS)} is scored")
-        metrics = list(detection.FIELDS)
+        _note(f"{tracks} has no row with a track_id: only {', '.join(scoring.WITHOUT_IDS)} is scored")
+        metrics = list(scoring.WITHOUT_IDS)
     rows = scoring.score(
         known.table,
         found.table,

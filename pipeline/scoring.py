@@ -24,6 +24,7 @@ from pipeline.schemas import SCORES
 
 FAMILIES = {"hota": hota, "clear": clear, "identity": identity, "detection": detection}
 METRICS = tuple(name for family in FAMILIES.values() for name in family.FIELDS)
+WITHOUT_IDS = tuple(name for family in FAMILIES.values() if not family.NEEDS_IDS for name in family.FIELDS)
 NUMBERS = (*clear.NUMBERS, *identity.NUMBERS)  # whole numbers; the other metrics are ratios
 
 Tally = dict[tuple[str, str], dict[str, Counts]]  # counts of each family, by video and class
@@ -68,7 +69,7 @@ def score(
             lacking = [name for name in metrics if _family(name) not in possible]
             raise ValueError(
                 f"{', '.join(lacking)} need identities, and the truth of video {video!r} has boxes without track_id; "
-                f"without identities there is: {', '.join(detection.FIELDS)}"
+                f"without identities there is: {', '.join(WITHOUT_IDS)}"
             )
         for name in sorted(true.classes() | predicted.classes()) or [UNNAMED]:
             tally[video, name] = _count(true.of_class(name), predicted.of_class(name), possible, tolerance)
@@ -118,14 +119,15 @@ def _family(metric: str) -> str:
 def _count(truth: Rows, predicted: Rows, possible: Sequence[str], tolerance: float) -> dict[str, Counts]:
     """Counts of one video and class for each family."""
     counts: dict[str, Counts] = {}
-    identified = [family for family in possible if FAMILIES[family].NEEDS_IDS]
-    if identified:
+    of_pairs = [family for family in possible if FAMILIES[family].OF_PAIRS]
+    if of_pairs:
         tracked = predicted[predicted.ids >= 0]
         tracked = tracked[ignoring.counted(truth, tracked)]
         pairs = pair(truth[truth.kind == ignoring.SCORED], tracked)
-        counts.update((family, FAMILIES[family].count(pairs)) for family in identified)
-    if "detection" in possible:
-        counts["detection"] = detection.count(truth, predicted, tolerance)
+        counts.update((family, FAMILIES[family].count(pairs)) for family in of_pairs)
+    for family in possible:
+        if not FAMILIES[family].OF_PAIRS:
+            counts[family] = FAMILIES[family].count(truth, predicted, tolerance)
     return counts
 
 
@@ -174,9 +176,11 @@ def _listed(counts: Counts) -> list[tuple[str, NDArray[np.float64]]]:
 def _over_classes(
     module: types.ModuleType, parts: dict[str, Counts], by_class: dict[str, dict[str, float]]
 ) -> dict[str, float]:
-    """mAP is the mean over classes that have truth; all else follows from the sum of the classes' counts."""
-    if module is detection:
-        known = [scores["mAP"] for scores in by_class.values() if not np.isnan(scores["mAP"])]
-        return {"mAP": float(np.mean(known)) if known else float("nan")}
+    """Means over the classes that have a value, or what follows from the sum of the classes' counts."""
+    if module.OVER_CLASSES == "mean":
+        table = np.array([[scores[field] for field in module.FIELDS] for scores in by_class.values()])
+        known = ~np.isnan(table)
+        means = np.where(known, table, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
+        return dict(zip(module.FIELDS, means.tolist(), strict=True))
     scores: dict[str, float] = module.scores(add(list(parts.values()), module.JOINED))
     return scores

@@ -17,7 +17,7 @@ ALLOWED = {
     "pipeline.records": set(),
     "pipeline.boxes": set(),
     "pipeline.schemas": {"pipeline.records", "pyarrow"},
-    "pipeline.linkers": {"pipeline.records", "pipeline.boxes", "pipeline.tracks"},
+    "pipeline.linkers": {"pipeline.records", "pipeline.boxes", "pipeline.tracks", "pipeline.linkers"},
     "pipeline.metrics": {"pipeline.boxes", "pipeline.metrics", "pyarrow"},
     "pipeline.detect": {"pipeline", "torch"},
     "pipeline.training": {"pipeline", "torch", "ray", "pyarrow"},

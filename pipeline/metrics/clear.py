@@ -14,6 +14,8 @@ from pipeline.metrics.counts import Counts, ratio
 from pipeline.metrics.pairs import EPSILON, Booleans, Ints, Pairs, assign, frame_slices
 
 NEEDS_IDS = True
+OF_PAIRS = True
+OVER_CLASSES = "sum"
 JOINED: tuple[str, ...] = ()
 MIN_IOU = 0.5
 NUMBERS = (  # counts that are scores as they stand

@@ -15,6 +15,8 @@ from pipeline.metrics.ignoring import SCORED, excused
 from pipeline.metrics.pairs import Booleans, Floats, Rows, overlaps
 
 NEEDS_IDS = False
+OF_PAIRS = False
+OVER_CLASSES = "mean"
 JOINED = ("score", "hit")
 MIN_IOU = 0.5
 FIELDS = ("mAP",)

@@ -12,6 +12,8 @@ from pipeline.metrics.counts import Counts
 from pipeline.metrics.pairs import EPSILON, Booleans, Floats, Ints, Pairs, assign, frame_slices
 
 NEEDS_IDS = True
+OF_PAIRS = True
+OVER_CLASSES = "sum"
 JOINED: tuple[str, ...] = ()
 ALPHAS = np.arange(0.05, 0.99, 0.05)  # (19,) .05 to .95
 FIELDS = ("HOTA", "DetA", "AssA", "LocA", "DetRe", "DetPr", "AssRe", "AssPr")

@@ -12,6 +12,8 @@ from pipeline.metrics.counts import Counts, ratio
 from pipeline.metrics.pairs import Pairs
 
 NEEDS_IDS = True
+OF_PAIRS = True
+OVER_CLASSES = "sum"
 JOINED: tuple[str, ...] = ()
 MIN_IOU = 0.5
 NUMBERS = ("idtp", "idfp", "idfn")

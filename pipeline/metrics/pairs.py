@@ -6,7 +6,7 @@ array work over the whole video, and only frames where boxes compete for each ot
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ class Rows:
     """Boxes of one video: frame int64 (N,), rising; boxes float64 (N, 4) xyxy; ids int64 (N,), -1 where none.
 
     scores float64 (N,): of predictions. kind int8 (N,): what a row of truth does; see `ignoring`.
+    motion float64 (N,): a truth's mean IoU with its own boxes of the frames around, nan where unknown.
+    track_scores float64 (N,): of a prediction's whole track, nan where unknown.
     """
 
     frame: Ints
@@ -34,18 +36,29 @@ class Rows:
     ids: Ints
     scores: Floats
     kind: NDArray[np.int8]
+    motion: Floats
+    track_scores: Floats
 
     def __len__(self) -> int:
         return len(self.frame)
 
     def __getitem__(self, chosen: Ints | Booleans | slice) -> Rows:
-        return Rows(self.frame[chosen], self.boxes[chosen], self.ids[chosen], self.scores[chosen], self.kind[chosen])
+        return Rows(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
 
-def rows(frame: object, boxes: object, ids: object = None, scores: object = None, kind: object = None) -> Rows:
+def rows(
+    frame: object,
+    boxes: object,
+    ids: object = None,
+    scores: object = None,
+    kind: object = None,
+    motion: object = None,
+    track_scores: object = None,
+) -> Rows:
     """Makes `Rows` from anything array-like, ordered by frame, id, score (best first) and box.
 
-    The order does not depend on the one given, so neither does any score. ids default to -1, scores to 1, kind to 0.
+    The order does not depend on the one given, so neither does any score. ids default to -1, scores to 1, kind to 0,
+    motion and track_scores to nan.
     """
     frames = np.asarray(frame, np.int64).reshape(-1)
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -56,6 +69,8 @@ def rows(frame: object, boxes: object, ids: object = None, scores: object = None
         np.full(count, -1, np.int64) if ids is None else np.asarray(ids, np.int64).reshape(-1),
         np.ones(count) if scores is None else np.asarray(scores, np.float64).reshape(-1),
         np.zeros(count, np.int8) if kind is None else np.asarray(kind, np.int8).reshape(-1),
+        np.full(count, np.nan) if motion is None else np.asarray(motion, np.float64).reshape(-1),
+        np.full(count, np.nan) if track_scores is None else np.asarray(track_scores, np.float64).reshape(-1),
     )
     return made[np.lexsort((*corners.T[::-1], -made.scores, made.ids, frames))]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,7 @@ class Side:
         scored = self.rows.kind == SCORED
         wanted |= (self.label < 0) & (~scored | (name == UNNAMED))
         chosen = self.rows[wanted]
-        return rows(chosen.frame, chosen.boxes, chosen.ids, chosen.scores, chosen.kind)
+        return rows(**{field.name: getattr(chosen, field.name) for field in fields(chosen)})
 
     def check_ids(self, what: str) -> None:
         """Raises ValueError where an identity comes twice in a frame."""
@@ -74,6 +74,8 @@ def by_video(table: pa.Table, *, is_truth: bool) -> dict[str, Side]:
         ids=_numbers(table["track_id"], -1).astype(np.int64),
         scores=np.ones(len(table)) if is_truth else _numbers(table["score"], 0.0).astype(np.float64),
         kind=_kinds(table) if is_truth else np.zeros(len(table), np.int8),
+        motion=_optional(table, "motion_iou" if is_truth else None),
+        track_scores=_optional(table, None if is_truth else "track_score"),
     )
     order = np.argsort(video, kind="stable")
     bounds = np.searchsorted(video[order], np.arange(len(videos) + 1))
@@ -106,6 +108,13 @@ def _kinds(table: pa.Table) -> NDArray[np.int8]:
     for row, words in zip(ignored, flags, strict=False):
         kinds[row] = next((FLAGS[word] for word in words or () if word in FLAGS), REGION)
     return kinds
+
+
+def _optional(table: pa.Table, name: str | None) -> NDArray[np.float64]:
+    """A column of numbers (N,), nan where it is null or not there."""
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    return _numbers(table[name], np.nan).astype(np.float64)
 
 
 def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], tuple[str, ...]]:

@@ -1,0 +1,1 @@
+"""What several linkers are made of."""
