@@ -47,7 +47,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="A setting of the model, linker or catalog, or of the recipe itself; may be repeated.",
+        help="A setting of the model, linker, catalog or refine, or of the recipe itself; may be repeated.",
         metavar="model.sigma_det=0.5",
     ),
 ]
@@ -57,10 +57,15 @@ Address = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Throw away the tables that RUN holds.")]
 
-SECTIONS = {"model": "model_settings", "linker": "linker_settings", "catalog": "catalog_settings"}
+SECTIONS = {
+    "model": "model_settings",
+    "linker": "linker_settings",
+    "catalog": "catalog_settings",
+    "refine": "refine_settings",
+}
 # The parts of a recipe that make detections, and those that make tracks of them.
 OF_DETECTION = ("catalog", "model", "clip_frames", "overlap", "chunk_frames", "videos_per_shard")
-OF_LINKING = ("linker", "detection_threshold", "tracking_threshold")
+OF_LINKING = ("linker", "refine", "detection_threshold", "tracking_threshold")
 
 
 def recipe_of(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from jobs.options import SECTIONS
-from pipeline import flow
+from pipeline import flow, refining
 from pipeline.config import available, digest, load, plain, settings
 from pipeline.detect import build
 from pipeline.engine import Engine, Local, OnRay
@@ -43,6 +43,12 @@ def resolved(recipe: Recipe, takes: Sequence[str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name in takes:
+        if name == "refine":
+            # Left out where nothing is refined: such a run is what it was before there was any refining.
+            refinement = settings(refining.Settings, recipe.refine_settings, "refine")
+            if refinement != refining.Settings():
+                found["refine_settings"] = plain(refinement)
+            continue
         value = getattr(recipe, name)
         found[name] = value
         if name in SECTIONS:
@@ -80,9 +86,13 @@ def check_model_and_linker(recipe: Recipe) -> None:
 
 
 def check_linker(recipe: Recipe, evidence: frozenset[str], who: str) -> None:
-    """Raises ValueError where the linker has no such settings or needs more than this evidence; who: gives it."""
+    """Raises ValueError where linker or refining have no such settings, or the linker needs more than this evidence.
+
+    who: gives the evidence.
+    """
     linker = load("linker", recipe.linker)
     settings(linker.Settings, recipe.linker_settings, f"linker {recipe.linker}")
+    settings(refining.Settings, recipe.refine_settings, "refine")
     lacking = linker.NEEDS - evidence
     if lacking:
         given = ", ".join(sorted(evidence)) or "boxes, scores and labels only"

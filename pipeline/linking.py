@@ -1,4 +1,4 @@
-"""The link stage: a shard's `detections` are stitched, linked and written as its `tracks`."""
+"""The link stage: a shard's `detections` are stitched, linked, refined and written as its `tracks`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import refining
 from pipeline.config import load, settings
 from pipeline.recipe import Recipe
 from pipeline.records import Detections, VideoInfo
@@ -27,6 +28,7 @@ class Link:
         self.run, self.source = run, source
         self.linker = load("linker", recipe.linker)
         self.settings = settings(self.linker.Settings, recipe.linker_settings, f"linker {recipe.linker}")
+        self.refine_settings = settings(refining.Settings, recipe.refine_settings, "refine")
         self.recipe = recipe
         self.classes: list[str] = run.about["classes"]
 
@@ -52,7 +54,8 @@ class Link:
         video = VideoInfo(row["video_id"], row["uri"] or "", row["catalog"] or "", fps=row["fps"], size=size)
         frames, tracks = self.linker.link(stitched(detections), video, self.settings)
         strong = [track for track in tracks if track.score >= self.recipe.tracking_threshold]
-        numbered = [replace(track, track_id=number) for number, track in enumerate(strong, start=1)]
+        frames, refined = refining.refine(frames, strong, self.refine_settings)
+        numbered = [replace(track, track_id=number) for number, track in enumerate(refined, start=1)]
         table = tracks_table(video.video_id, frames, numbered, self.classes)
         return table.filter(pc.greater_equal(table["score"], self.recipe.detection_threshold))
 

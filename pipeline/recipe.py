@@ -11,7 +11,8 @@ from typing import Any
 class Recipe:
     """What to run: frozen, plain values only, so that it has a digest and can be compared.
 
-    catalog, model, linker: names of modules; *_settings: what of their defaults is changed.
+    catalog, model, linker: names of modules; *_settings: what of their defaults is changed. refine_settings: what is
+    done to the linker's tracks afterwards; nothing by default.
     source: what the catalog reads; clip_frames: how long a clip is, None for whole videos (what the papers do).
     overlap: frames that neighbouring clips share on either side of a seam, for `stitch` (only where clips are cut).
     chunk_frames: frames that are decoded and shown to a network at once, which bounds memory.
@@ -28,6 +29,7 @@ class Recipe:
     model_settings: Mapping[str, Any] = field(default_factory=dict)
     linker: str = "keep"
     linker_settings: Mapping[str, Any] = field(default_factory=dict)
+    refine_settings: Mapping[str, Any] = field(default_factory=dict)
     clip_frames: int | None = None
     overlap: int = 3
     chunk_frames: int = 32

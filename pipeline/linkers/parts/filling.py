@@ -33,7 +33,7 @@ def _filled(track: Track, frame_indices: Array, longest: int) -> Track:
     if not is_new.any():
         return track
     when, before = when[is_new], before[is_new]
-    share = ((when - have[before]) / (missing[before] + 1)).astype(np.float32)
+    share = (when - have[before]) / (missing[before] + 1)  # float64, so that between equal scores all are equal
     order = np.argsort(np.concatenate([have, when]))
 
     def merged(old: Array, new: Array) -> Array:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +132,7 @@ class _System:
         total[self.inner + 1] += self.after * bend
         return total
 
-    def solve(self, ratio: Any, second: Floats) -> tuple[Floats, Floats]:
+    def solve(self, ratio: float | Floats, second: Floats) -> tuple[Floats, Floats]:
         """The Cholesky factor for this ratio, one or (I,), and the bend that answers `second` (I,) or (I, D)."""
         factor = cholesky_banded(self.rough + ratio * self.noise, lower=True, check_finite=False)
         return factor, cho_solve_banded((factor, True), second, check_finite=False)
