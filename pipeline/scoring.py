@@ -13,13 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from pipeline.config import did_you_mean
 from pipeline.metrics import clear, detection, hota, identity, ignoring
-from pipeline.metrics.counts import Counts, add
-from pipeline.metrics.pairs import Rows, pair
-from pipeline.metrics.sides import UNNAMED, by_video, is_unnamed, nothing
+from pipeline.metrics.counts import Counts, add, total
+from pipeline.metrics.pairs import pair
+from pipeline.metrics.sides import UNNAMED, Side, by_video, is_unnamed, nothing
 from pipeline.schemas import SCORES
 
 FAMILIES = {"hota": hota, "clear": clear, "identity": identity, "detection": detection}
@@ -27,7 +26,8 @@ METRICS = tuple(name for family in FAMILIES.values() for name in family.FIELDS)
 WITHOUT_IDS = tuple(name for family in FAMILIES.values() if not family.NEEDS_IDS for name in family.FIELDS)
 NUMBERS = (*clear.NUMBERS, *identity.NUMBERS)  # whole numbers; the other metrics are ratios
 
-Tally = dict[tuple[str, str], dict[str, Counts]]  # counts of each family, by video and class
+Group = tuple[str | None, str | None]  # video and class
+Tally = dict[Group, dict[str, Counts]]  # counts of each family
 
 
 def score(
@@ -57,22 +57,32 @@ def score(
     asked = families(metrics)
     true_sides, predicted_sides = by_video(truth, is_truth=True), by_video(tracks, is_truth=False)
     lump = class_agnostic or is_unnamed(true_sides) or is_unnamed(predicted_sides)
+    alone = [family for family in asked if not hasattr(FAMILIES[family], "count_all")]
+    known: dict[str, Side] = {}
+    found: dict[str, Side] = {}
     tally: Tally = {}
+    empty = nothing()
     for video in true_sides if videos is None else videos:
-        true, predicted = (sides.get(video, nothing()) for sides in (true_sides, predicted_sides))
+        true, predicted = (sides.get(video, empty) for sides in (true_sides, predicted_sides))
         true.check_ids(f"the truth of video {video!r}")
         predicted.check_ids(f"the tracks of video {video!r}")
         if lump:
             true, predicted = true.without_classes(), predicted.without_classes()
-        possible = [family for family in asked if not (FAMILIES[family].NEEDS_IDS and true.lacks_ids)]
-        if metrics is not None and possible != asked:
-            lacking = [name for name in metrics if _family(name) not in possible]
+        possible = [family for family in alone if not (FAMILIES[family].NEEDS_IDS and true.lacks_ids)]
+        if metrics is not None and possible != alone:
+            lacking = [name for name in metrics if _family(name) in set(alone) - set(possible)]
             raise ValueError(
                 f"{', '.join(lacking)} need identities, and the truth of video {video!r} has boxes without track_id; "
                 f"without identities there is: {', '.join(WITHOUT_IDS)}"
             )
+        known[video], found[video] = true, predicted
         for name in sorted(true.classes() | predicted.classes()) or [UNNAMED]:
-            tally[video, name] = _count(true.of_class(name), predicted.of_class(name), possible, tolerance)
+            tally[video, name] = _count(true, predicted, name, possible, tolerance) if possible else {}
+    for family in asked:
+        if family not in alone:
+            counted = FAMILIES[family].count_all(known, found, list(tally), tolerance)
+            for counts, of_all in zip(tally.values(), counted, strict=True):
+                counts[family] = of_all
     return _table(catalog, tally, per_video=True)
 
 
@@ -82,21 +92,34 @@ def combine(tables: Iterable[pa.Table]) -> pa.Table:
     A family of metrics that some video lacks (its truth has no identities) is left out.
     """
     table = pa.concat_tables(list(tables))
-    tally: Tally = {}
-    counted = table.filter(pc.and_(pc.is_valid(table["class_name"]), pc.is_valid(table["video_id"])))
-    for row in counted.filter(pc.is_valid(counted["counts"])).to_pylist():
-        family = _family(row["metric"])
-        tally.setdefault((row["video_id"], row["class_name"]), {})[family] = {
-            name: np.array(numbers) if name in FAMILIES[family].JOINED else np.array(numbers).squeeze()
-            for name, numbers in row["counts"]
-        }
+    tally = read_counts(table.filter(pc.and_(pc.is_valid(table["class_name"]), pc.is_valid(table["video_id"]))))
     catalogs = pc.unique(table["catalog"]).to_pylist()
     return _table(catalogs[0] if len(catalogs) == 1 else "", tally, per_video=False)
 
 
-def values(table: pa.Table) -> dict[tuple[str | None, str | None], dict[str, float]]:
+def read_counts(table: pa.Table) -> Tally:
+    """The counts in rows of SCORES, as {(video_id, class_name): {family: counts}}."""
+    rows = table.filter(pc.is_valid(table["counts"])).combine_chunks()
+    counts = pa.concat_arrays(rows["counts"].chunks or [pa.array([], SCORES.field("counts").type)])
+    starts, names = counts.offsets.to_pylist(), counts.keys.to_pylist()
+    bounds, numbers = counts.items.offsets.to_pylist(), counts.items.values.to_numpy()
+    found: Tally = {}
+    for video, label, metric, start, stop in zip(
+        *(rows[column].to_pylist() for column in ("video_id", "class_name", "metric")),
+        *(starts[:-1], starts[1:]),
+        strict=True,
+    ):
+        family = _family(metric)
+        arrays = {names[index]: numbers[bounds[index] : bounds[index + 1]] for index in range(start, stop)}
+        found.setdefault((video, label), {})[family] = {
+            name: array if name in FAMILIES[family].JOINED else array.squeeze() for name, array in arrays.items()
+        }
+    return found
+
+
+def values(table: pa.Table) -> dict[Group, dict[str, float]]:
     """Rows of SCORES as {(video_id, class_name): {metric: value}}."""
-    found: dict[tuple[str | None, str | None], dict[str, float]] = {}
+    found: dict[Group, dict[str, float]] = {}
     for video, name, metric, value in zip(
         *(table[column].to_pylist() for column in ("video_id", "class_name", "metric", "value")), strict=True
     ):
@@ -116,8 +139,9 @@ def _family(metric: str) -> str:
     raise ValueError(f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}; available: {', '.join(METRICS)}")
 
 
-def _count(truth: Rows, predicted: Rows, possible: Sequence[str], tolerance: float) -> dict[str, Counts]:
-    """Counts of one video and class for each family."""
+def _count(true: Side, found: Side, name: str, possible: Sequence[str], tolerance: float) -> dict[str, Counts]:
+    """Counts of one class of a video for each family."""
+    truth, predicted = true.of_class(name), found.of_class(name)
     counts: dict[str, Counts] = {}
     of_pairs = [family for family in possible if FAMILIES[family].OF_PAIRS]
     if of_pairs:
@@ -135,6 +159,7 @@ def _table(catalog: str, tally: Tally, *, per_video: bool) -> pa.Table:
     """Rows of SCORES from counts: by class, and over classes, of each video or of all together."""
     groups: dict[str | None, dict[str, list[dict[str, Counts]]]] = {}
     for (video, label), counts in tally.items():
+        assert label is not None, "counts are of a class"
         groups.setdefault(video if per_video else None, {}).setdefault(label, []).append(counts)
     lines: list[_Line] = []
     for group, classes in groups.items():
@@ -145,16 +170,18 @@ def _table(catalog: str, tally: Tally, *, per_video: bool) -> pa.Table:
                 label: add([counts[family] for counts in found], module.JOINED)
                 for label, found in sorted(classes.items())
             }
-            by_class = {label: module.scores(counts) for label, counts in parts.items()}
+            shared = [total(list(parts.values()), module.JOINED)] if hasattr(module, "count_all") else []
+            by_class = {label: module.scores(counts, *shared) for label, counts in parts.items()}
             for label, scores in by_class.items():
                 for index, (metric, value) in enumerate(scores.items()):
-                    lines.append(_Line(catalog, group, label, metric, value, None if index else _listed(parts[label])))
+                    lines.append(_Line(catalog, group, label, metric, value, None if index else parts[label]))
             for metric, value in _over_classes(module, parts, by_class).items():
                 lines.append(_Line(catalog, group, None, metric, value, None))
-    columns = zip(*lines, strict=True) if lines else ([] for _ in SCORES)
-    return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, SCORES, strict=True)], schema=SCORES
-    )
+    columns = [list(column) for column in zip(*lines, strict=True)] or [[] for _ in SCORES]
+    counted = _listed(columns.pop())
+    fields = list(SCORES)[:-1]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
+    return pa.table([*arrays, counted], schema=SCORES)
 
 
 class _Line(NamedTuple):
@@ -165,12 +192,22 @@ class _Line(NamedTuple):
     class_name: str | None
     metric: str
     value: float
-    counts: list[tuple[str, NDArray[np.float64]]] | None
+    counts: Counts | None
 
 
-def _listed(counts: Counts) -> list[tuple[str, NDArray[np.float64]]]:
-    """Counts as Arrow's map type takes them: a single number is a list of one."""
-    return [(name, np.atleast_1d(array)) for name, array in counts.items()]
+def _listed(rows: Sequence[Counts | None]) -> pa.Array:
+    """Counts as the column of SCORES: a map a row, null for None; a single number is a list of one."""
+    entries = [(name, np.ravel(array)) for counts in rows if counts for name, array in counts.items()]
+    kind = SCORES.field("counts").type
+    starts = np.cumsum([0, *(len(counts or ()) for counts in rows)])
+    is_null = np.array([*(counts is None for counts in rows), False])  # of an offset: of the row that starts there
+    numbers = np.concatenate([np.zeros(0), *(array for _, array in entries)])
+    bounds = np.cumsum([0, *(len(array) for _, array in entries)])
+    return pa.MapArray.from_arrays(
+        pa.array(starts, pa.int32(), mask=is_null),
+        pa.array([name for name, _ in entries], pa.string()),
+        pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), pa.array(numbers)),
+    ).cast(kind)
 
 
 def _over_classes(
@@ -178,9 +215,10 @@ def _over_classes(
 ) -> dict[str, float]:
     """Means over the classes that have a value, or what follows from the sum of the classes' counts."""
     if module.OVER_CLASSES == "mean":
-        table = np.array([[scores[field] for field in module.FIELDS] for scores in by_class.values()])
+        fields = list(next(iter(by_class.values())))  # those that all classes have
+        table = np.array([list(scores.values()) for scores in by_class.values()])
         known = ~np.isnan(table)
         means = np.where(known, table, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
-        return dict(zip(module.FIELDS, means.tolist(), strict=True))
+        return dict(zip(fields, means.tolist(), strict=True))
     scores: dict[str, float] = module.scores(add(list(parts.values()), module.JOINED))
     return scores

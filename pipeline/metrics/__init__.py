@@ -6,5 +6,8 @@ OF_PAIRS: its `count` takes `Pairs` (boxes with identities, without what ignore 
 sides and a tolerance in pixels;
 count(pairs) or count(truth, predicted, tolerance) -> Counts of one video and class;
 scores(counts) -> {field: value}; JOINED: the counts that hold one number a box or track, which are not summed;
+count_all(truth, predicted, groups, tolerance), in place of count where a family has it: the sides of all videos, by
+video, and pairs of video and class -> the Counts of each pair; its scores(counts, whole) also takes the sum over
+classes of the counts that are summed, and may leave out fields that mean nothing for this truth;
 OVER_CLASSES: scores over classes are the `mean` of the classes' or follow from the `sum` of their counts.
 """

@@ -16,12 +16,14 @@ Counts = dict[str, NDArray[np.float64]]
 
 def add(parts: Sequence[Counts], joined: Collection[str] = ()) -> Counts:
     """The counts of several videos or classes (at least one) together."""
-    return {
-        name: np.concatenate([part[name] for part in parts])
-        if name in joined
-        else np.sum([part[name] for part in parts], axis=0)
-        for name in parts[0]
-    }
+    if len(parts) == 1:
+        return parts[0]
+    return {**total(parts, joined), **{name: np.concatenate([part[name] for part in parts]) for name in joined}}
+
+
+def total(parts: Sequence[Counts], joined: Collection[str] = ()) -> Counts:
+    """The counts that are added, of several videos or classes (at least one) together."""
+    return {name: np.sum([part[name] for part in parts], axis=0) for name in parts[0] if name not in joined}
 
 
 def ratio(part: float, whole: float) -> float:

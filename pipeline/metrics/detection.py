@@ -1,46 +1,108 @@
-"""Mean average precision of ImageNet VID: IoU .5 in every frame, the area under the interpolated curve.
+"""Mean average precision of ImageNet VID: IoU .5 in every frame, the area under the interpolated curve; by motion too.
 
 The curve is PASCAL VOC's of 2010 and later (every point, not 11 or COCO's 101). In each frame the best-scored
 prediction chooses first, and takes the closest truth of its class that is still free (ImageNet's rule; VOC's would
 refuse it the second closest). Equal scores enter the curve together, so that no order of boxes matters.
+
+A split has the curve of its truth alone, from the same matching:
+- `by_box` as in FGFA (Zhu et al., Flow-Guided Feature Aggregation, ICCV 2017; its imagenet_vid_eval_motion.py): by a
+  box's mean IoU with the boxes of its object up to 10 frames away (`motion_iou` of the truth table), slow from .9,
+  fast to .7, medium between; all three hold their ends.
+- `by_track` as in TCD (Zhang et al., Integrated Object Detection and Tracking, Table 1): by the mean IoU of a track's
+  boxes in consecutive frames, slow above .8, fast below .6, medium between.
+
+Both ignore truth of other splits as FGFA does. A prediction that finds truth of another split does not count. One that
+finds none is false by what it overlaps most among the truth of its frame, of whatever class: wholly if that is of the
+split, not at all if it is of another. On a tie, which mostly means that it overlaps none, it is false by the share of
+the frame's truth that is of other splits; in a frame without truth by the share of all truth that is of the split.
+
+Other than FGFA: equal scores, as said; a box whose motion is unknown (no motion_iou, no two consecutive frames) is in
+no split, where FGFA has a motion for every box; predictions that ignored truth excuses do not count, and it is no
+truth of the frame, where ImageNet VID ignores none.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from pipeline.boxes import area
 from pipeline.metrics.counts import Counts
 from pipeline.metrics.ignoring import SCORED, excused
-from pipeline.metrics.pairs import Booleans, Floats, Rows, overlaps
+from pipeline.metrics.pairs import Booleans, Floats, Ints, Rows, overlaps
+from pipeline.metrics.sides import Gathered, Side, gather
 
 NEEDS_IDS = False
 OF_PAIRS = False
 OVER_CLASSES = "mean"
-JOINED = ("score", "hit")
 MIN_IOU = 0.5
-FIELDS = ("mAP",)
+SPLITS = tuple(f"{speed}_{by}" for by in ("by_box", "by_track") for speed in ("slow", "medium", "fast"))
+JOINED = ("score", "hit", *SPLITS)
+FIELDS = ("mAP", *(f"mAP_{split}" for split in SPLITS))
 
 
-def count(truth: Rows, predicted: Rows, tolerance: float = 0.0) -> Counts:
-    """Counts of one video and class: score and hit (M',) of each prediction that counts, num_truth.
+def count_all(
+    truth: Mapping[str, Side],
+    predicted: Mapping[str, Side],
+    groups: Sequence[tuple[str, str]],
+    tolerance: float = 0.0,
+) -> list[Counts]:
+    """Counts of each pair of video and class, from the two sides of all videos.
+
+    score, hit (M',): of each prediction that counts. num_truth. By the name of each split (M',): 1 for a prediction
+    that found truth of it, 0 for one that found other truth, -w for a false one that counts w, in [0, 1], and nan for
+    a false one in a frame without truth. num_truth_of_splits (6,): nan by track where truth has a box without id.
 
     tolerance: pixels that small boxes are forgiven: a truth of width w and height h needs an IoU of only
     min(.5, wh / ((w + tolerance)(h + tolerance))). The official ImageNet VID evaluation has 10; 0 is plain .5.
     """
-    scored = truth[truth.kind == SCORED]
-    hit = hits(scored, predicted, min_iou(scored.boxes, tolerance))
-    keep = hit | ~excused(truth, predicted)
-    return {
-        "score": predicted.scores[keep],
-        "hit": hit[keep].astype(np.float64),
-        "num_truth": np.array(float(len(scored))),
-    }
+    true, found, numbers = gather(truth, predicted, groups)
+    scored = true[true.rows.kind == SCORED]
+    mate = mates(scored.rows, found.rows, min_iou(scored.rows.boxes, tolerance))
+    open_to_all = excused(true[true.of_all].by_moment(), found.by_moment())
+    counted = (mate >= 0) | ~(excused(true.rows, found.rows) | open_to_all)
+    found, mate = found[counted], mate[counted]
+    hit, members = mate >= 0, splits(scored)
+    outcome = np.empty((len(SPLITS), len(mate)))
+    outcome[:, hit] = members[:, mate[hit]]
+    outcome[:, ~hit] = 0 - weights(scored, members, found[~hit])
+
+    order, start, stop = _by_group(found.group, numbers)
+    columns = np.stack([found.rows.scores, hit, *outcome])[:, order]
+    true_order, first, end = _by_group(scored.group, numbers)
+    inside = members.astype(np.float64)
+    inside[3:, scored.rows.ids < 0] = np.nan
+    inside = inside[:, true_order]
+    return [
+        {
+            **dict(zip(JOINED, columns[:, start[number] : stop[number]], strict=True)),
+            "num_truth": np.array(float(end[number] - first[number])),
+            "num_truth_of_splits": inside[:, first[number] : end[number]].sum(axis=1),
+        }
+        for number in range(len(numbers))
+    ]
 
 
-def scores(counts: Counts) -> dict[str, float]:
-    """mAP of one class is its AP, in [0, 1]; nan where the class has no truth."""
-    return {"mAP": average_precision(counts["score"], counts["hit"], float(counts["num_truth"]))}
+def scores(counts: Counts, whole: Counts) -> dict[str, float]:
+    """AP of one class, in [0, 1], nan where it has no truth (of the split); whole: the summed counts of all classes.
+
+    The three splits by box, or by track, are left out where no truth at all is in any of them, as where the table
+    knows no motion_iou, and by track where truth has boxes without id.
+    """
+    found = {"mAP": average_precision(counts["score"], counts["hit"], float(counts["num_truth"]))}
+    num_truth, of_all = counts["num_truth_of_splits"].tolist(), whole["num_truth_of_splits"].tolist()
+    for number, split in enumerate(SPLITS):
+        first = number // 3 * 3
+        if not sum(of_all[first : first + 3]) > 0:  # 0 or nan
+            continue
+        found[f"mAP_{split}"] = float("nan")
+        if num_truth[number]:
+            outcome = counts[split]
+            false = np.where(np.isnan(outcome), of_all[number] / whole["num_truth"], np.maximum(-outcome, 0))
+            found[f"mAP_{split}"] = average_precision(counts["score"], outcome > 0, num_truth[number], false)
+    return found
 
 
 def min_iou(boxes: Floats, tolerance: float) -> Floats:
@@ -50,8 +112,8 @@ def min_iou(boxes: Floats, tolerance: float) -> Floats:
     return np.minimum(MIN_IOU, np.divide(area(boxes), grown, out=np.zeros(len(boxes)), where=grown > 0))
 
 
-def hits(truth: Rows, predicted: Rows, needed: Floats) -> Booleans:
-    """Which predictions (M,) find a truth of their own; needed (N,): the IoU that each truth asks for.
+def mates(truth: Rows, predicted: Rows, needed: Floats) -> Ints:
+    """The truth (M,) that each prediction finds, -1 for none; needed (N,): the IoU that each truth asks for.
 
     The best-scored choosing first is the one stable matching between predictions that prefer the closest truth and
     truths that prefer the best score; so all may propose at once, and only the refused propose again.
@@ -61,8 +123,9 @@ def hits(truth: Rows, predicted: Rows, needed: Floats) -> Booleans:
     first, second, iou = first[near], second[near], iou[near]
     order = np.lexsort((first, -iou, second))  # each prediction's truths, closest first
     wanted, by = first[order], second[order]
-    rank = np.empty(len(predicted), np.int64)  # 0 is the best score; `Rows` have an order of their own for ties
-    rank[np.argsort(-predicted.scores, kind="stable")] = np.arange(len(predicted))
+    best_first = np.argsort(-predicted.scores, kind="stable")  # `Rows` have an order of their own for ties
+    rank = np.empty(len(predicted), np.int64)
+    rank[best_first] = np.arange(len(predicted))
     holder = np.full(len(truth), len(predicted))  # rank of the prediction that each truth holds
     turn = np.flatnonzero(np.diff(by, prepend=-1))  # where in the lists each prediction stands
     end = np.append(turn[1:], len(by))
@@ -75,16 +138,82 @@ def hits(truth: Rows, predicted: Rows, needed: Floats) -> Booleans:
         turn = turn + refused
         left = turn < end  # the others have asked everyone
         turn, end, own = turn[left], end[left], own[left]
-    found: Booleans = np.isin(rank, holder)
-    return found
+    mate = np.full(len(predicted), -1)
+    taken = np.flatnonzero(holder < len(predicted))
+    mate[best_first[holder[taken]]] = taken
+    return mate
 
 
-def average_precision(score: Floats, hit: Floats, num_truth: float) -> float:
-    """Area under precision against recall, precision made to fall; nan without truth."""
+def splits(truth: Gathered) -> Booleans:
+    """Which boxes of truth are in each of SPLITS: (6, N)."""
+    box = truth.rows.motion.astype(np.float32)  # as the table has it, so that .7 is not below .7
+    track = track_motion(truth)
+    within: Booleans = np.stack(
+        [
+            *(box >= 0.9, (box >= 0.7) & (box <= 0.9), box <= 0.7),
+            *(track > 0.8, (track >= 0.6) & (track <= 0.8), track < 0.6),
+        ]
+    )
+    return within
+
+
+def track_motion(truth: Gathered) -> Floats:
+    """The mean IoU (N,) of the boxes of each box's track in consecutive frames; nan without id or such frames."""
+    order = np.lexsort((truth.moment, truth.rows.ids, truth.group))
+    ids, moment, group = truth.rows.ids[order], truth.moment[order], truth.group[order]
+    goes_on = (np.diff(ids, prepend=-1) == 0) & (np.diff(group, prepend=-1) == 0)
+    track = np.cumsum(~goes_on)
+    after = np.flatnonzero(goes_on & (np.diff(moment, prepend=-1) == 1) & (ids >= 0))
+    steps = np.arange(len(after))  # each as if it were a frame of its own
+    boxes, moved = (replace(truth.rows[order[row]], frame=steps) for row in (after - 1, after))
+    step, _, iou = overlaps(boxes, moved)
+    number = np.bincount(track[after], minlength=len(order) + 1)
+    total = np.bincount(track[after[step]], iou, minlength=len(number))
+    mean = np.empty(len(order))
+    mean[order] = np.divide(total, number, out=np.full(len(number), np.nan), where=number > 0)[track]
+    return mean
+
+
+def weights(truth: Gathered, members: Booleans, false: Gathered) -> Floats:
+    """How much predictions that found no truth count as false in each split: (6, M'), in [0, 1]; see the top.
+
+    members (6, N): which truth is of the split. nan for predictions in frames without truth.
+    """
+    start, stop = (np.searchsorted(truth.moment, false.moment, side) for side in ("left", "right"))
+    number = stop - start  # of truth in the prediction's frame
+    first, second, iou = overlaps(truth.by_moment(), false.by_moment())
+    found = []
+    for member in members:
+        before = np.cumsum(np.insert(member, 0, False))
+        inside = before[stop] - before[start]
+        most = []
+        for chosen, there in ((member, inside), (~member, number - inside)):
+            best = np.where(there > 0, 0.0, -1.0)
+            near = chosen[first]
+            np.maximum.at(best, second[near], iou[near])
+            most.append(best)
+        tie = np.divide(number - inside, number, out=np.full(len(number), np.nan), where=number > 0)
+        found.append(np.select([most[0] > most[1], most[0] < most[1]], [1.0, 0.0], tie))
+    return np.stack(found)
+
+
+def average_precision(score: Floats, hit: Floats | Booleans, num_truth: float, false: Floats | None = None) -> float:
+    """Area under precision against recall, precision made to fall; nan without truth.
+
+    score, hit (M,): of each prediction. false (M,): how much each counts as false, in [0, 1]; 1 - hit where None.
+    """
     if not num_truth:
         return float("nan")
     order = np.argsort(-score, kind="stable")
     last = np.flatnonzero(np.diff(score[order], append=np.nan))  # last of each run of equal scores
-    true = np.cumsum(hit[order])[last]
-    precision = np.maximum.accumulate((true / (last + 1))[::-1])[::-1]
+    true: Floats = np.cumsum(hit[order], dtype=np.float64)[last]
+    counted = last + 1 if false is None else true + np.cumsum(false[order])[last]
+    precision = np.divide(true, counted, out=np.zeros(len(last)), where=counted > 0)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(true / num_truth, prepend=0.0) * precision))
+
+
+def _by_group(group: Ints, numbers: Ints) -> tuple[Ints, Ints, Ints]:
+    """An order of rows (N,) by group, and where in it those of each of these groups start and stop (G,)."""
+    order = np.argsort(group, kind="stable")
+    return order, np.searchsorted(group[order], numbers, "left"), np.searchsorted(group[order], numbers, "right")

@@ -72,7 +72,12 @@ def rows(
         np.full(count, np.nan) if motion is None else np.asarray(motion, np.float64).reshape(-1),
         np.full(count, np.nan) if track_scores is None else np.asarray(track_scores, np.float64).reshape(-1),
     )
-    return made[np.lexsort((*corners.T[::-1], -made.scores, made.ids, frames))]
+    return in_order(made)
+
+
+def in_order(made: Rows) -> Rows:
+    """The rows by frame, id, score (best first) and box."""
+    return made[np.lexsort((*made.boxes.T[::-1], -made.scores, made.ids, made.frame))]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.metrics.ignoring import FLAGS, REGION, SCORED
-from pipeline.metrics.pairs import Rows, rows
+from pipeline.metrics.pairs import Rows, in_order, rows
 
 UNNAMED = "object"  # the class of files that know no classes
 _CORNERS = ("x1", "y1", "x2", "y2")
@@ -44,17 +44,72 @@ class Side:
         wanted = self.label == (self.names.index(name) if name in self.names else -2)
         scored = self.rows.kind == SCORED
         wanted |= (self.label < 0) & (~scored | (name == UNNAMED))
-        chosen = self.rows[wanted]
-        return rows(**{field.name: getattr(chosen, field.name) for field in fields(chosen)})
+        return in_order(self.rows[wanted])
 
     def check_ids(self, what: str) -> None:
         """Raises ValueError where an identity comes twice in a frame."""
-        identified = self.rows[(self.rows.ids >= 0) & (self.rows.kind == SCORED)]
-        both = np.stack([identified.frame, identified.ids], axis=1)
-        found, times = np.unique(both, axis=0, return_counts=True)
-        if (times > 1).any():
-            frame, track = found[np.argmax(times > 1)].tolist()
-            raise ValueError(f"{what} has track {track} twice in frame {frame}; a track has one box a frame")
+        identified = np.flatnonzero((self.rows.ids >= 0) & (self.rows.kind == SCORED))
+        frame, track = self.rows.frame[identified], self.rows.ids[identified]
+        order = np.lexsort((track, frame))
+        again = (np.diff(frame[order]) == 0) & (np.diff(track[order]) == 0)
+        if again.any():
+            first = order[np.argmax(again)]
+            raise ValueError(
+                f"{what} has track {track[first]} twice in frame {frame[first]}; a track has one box a frame"
+            )
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Boxes of all videos together (N,), so that counting is array work over all of them.
+
+    rows: in the order of `pairs.rows`; `frame` is a number that boxes share which share video, frame and class, and
+    that rises with these. moment: the same of video and frame; of a frame and the next they differ by 1, of different
+    videos by more. group: the same of video and class. of_all: ignored boxes that concern every class.
+    """
+
+    rows: Rows
+    moment: NDArray[np.int64]
+    group: NDArray[np.int64]
+    of_all: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: NDArray[np.bool_]) -> Gathered:
+        return Gathered(self.rows[chosen], self.moment[chosen], self.group[chosen], self.of_all[chosen])
+
+    def by_moment(self) -> Rows:
+        """The rows with moments as their frames: boxes meet whatever their classes."""
+        return replace(self.rows, frame=self.moment)
+
+
+def gather(
+    truth: Mapping[str, Side], predicted: Mapping[str, Side], groups: Sequence[tuple[str, str]]
+) -> tuple[Gathered, Gathered, NDArray[np.int64]]:
+    """The two sides of the same videos, and the numbers that pairs of video and class have as `Gathered.group`."""
+    sides = [*truth.values(), *predicted.values()]
+    names = {UNNAMED, *(name for side in sides for name in side.names), *(name for _, name in groups)}
+    label_of = {name: number for number, name in enumerate(sorted(names), 1)}  # 0 is every class
+    video_of = {video: number for number, video in enumerate(truth)}
+    width = len(label_of) + 1
+    span = 3 + max((int(side.rows.frame.max(initial=-1)) for side in sides), default=-1)  # frames are from -1, unknown
+
+    def together(by_name: Mapping[str, Side]) -> Gathered:
+        parts = [rows([], [])]
+        for video, side in by_name.items():
+            label = np.array([*(label_of[name] for name in side.names), label_of[UNNAMED]])[side.label]
+            label[(side.label < 0) & (side.rows.kind != SCORED)] = 0
+            frame = (video_of[video] * span + side.rows.frame + 1) * width + label
+            parts.append(in_order(replace(side.rows, frame=frame)))
+        whole = Rows(
+            **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rows)}
+        )
+        moment, label = np.divmod(whole.frame, width)
+        return Gathered(whole, moment, moment // span * width + label, label == 0)
+
+    numbers = np.array([video_of[video] * width + label_of[name] for video, name in groups], np.int64)
+    return together(truth), together(predicted), numbers
 
 
 def by_video(table: pa.Table, *, is_truth: bool) -> dict[str, Side]:
