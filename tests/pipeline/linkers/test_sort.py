@@ -187,7 +187,7 @@ def test_classes_are_kept_apart_unless_said_otherwise() -> None:
 
 def test_filtered_boxes_are_those_of_the_filter() -> None:
     random = np.random.default_rng(0)
-    frames = [detections(t, [[3 * t, 0, 3 * t + 40, 80] + random.normal(0, 2, 4)], [0.9]) for t in range(15)]
+    frames = [detections(t, [random.normal([3 * t, 0, 3 * t + 40, 80], 2)], [0.9]) for t in range(15)]
     (detected,), (filtered,) = (
         sort.link(frames, VIDEO, sort.Settings(boxes=boxes))[1] for boxes in ("detected", "filtered")
     )
