@@ -6,16 +6,16 @@ their temporal IoU: the frames in which their boxes overlap enough, over the fra
 track chooses first and takes the trajectory of the highest temporal IoU that is still free; a track that finds none is
 false. AP is the area under the interpolated curve over all videos, and the mean is over three temporal thresholds.
 
-The motion groups are of the same paper's Table 1: a trajectory is slow, medium or fast by the mean IoU of its boxes in
-consecutive frames. A group has one trajectory's tracks if that trajectory is of the group: the one that the track
-takes, else the one it agrees with most. What overlaps nothing is false in every group. (So FGFA's evaluation splits
-boxes by motion.) A trajectory without two consecutive frames is in no group.
+The motion groups are those of the same paper's Table 1: a trajectory is slow, medium or fast by the mean IoU of its
+boxes in consecutive frames, and in no group if it has none. A track counts in the group of the trajectory that it
+takes, else of the one it agrees with most, and if it agrees with none, false, in all. (So does FGFA's evaluation split
+boxes by motion, which the paper follows.)
 
 Decided here, where the sources leave it open or differ:
 - A track's confidence is its `track_score`; where that is unknown the mean of its boxes' scores, which is the kit's.
   With a score of their own tracks keep their order when boxes are rescored, as in the paper's Table 1.
 - Equal confidences enter the curve together; of such tracks the one of the smaller id chooses first, as in the kit.
-  Of equal temporal IoUs it takes the one with the larger sum of IoU (the kit: the first), so that truth is perfect.
+  Of equal temporal IoUs a track takes that of the larger sum of IoU (the kit: the first), so that truth has 1.
 - A box that hits nothing scored and is excused by ignored truth (`ignoring.excused`) is taken out of its track's
   frames; a track without other boxes does not count.
 - A track with boxes of several classes, an error in the kit, is one track of each.
@@ -23,16 +23,15 @@ Decided here, where the sources leave it open or differ:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from pipeline.boxes import area
 from pipeline.metrics.counts import Counts
 from pipeline.metrics.detection import average_precision, min_iou
 from pipeline.metrics.ignoring import SCORED, excused
-from pipeline.metrics.pairs import Booleans, Floats, Ints, Pairs, Rows, pair
+from pipeline.metrics.pairs import Booleans, Floats, Ints, Pairs, Rows, overlaps, pair
 
 NEEDS_IDS = True
 OF_PAIRS = False
@@ -147,7 +146,7 @@ def compare(truth: Rows, predicted: Rows, tolerance: float) -> Agreement:
         trajectory=trajectory,
         track=track,
         tiou=matched / (trajectory_length[trajectory] + track_length[track] - both),
-        iou=np.bincount(agreeing, close.iou),
+        iou=np.bincount(agreeing, close.iou).astype(np.float64),
         agreeing=agreeing,
     )
 
@@ -159,16 +158,12 @@ def motion_groups(found: Agreement) -> Ints:
     """
     truth_id = found.close.truth_id
     order = np.argsort(truth_id, kind="stable")  # by trajectory, then frame
-    before, after = order[:-1], order[1:]
-    consecutive = (np.diff(truth_id[order]) == 0) & (np.diff(found.truth.frame[order]) == 1)
-    first, second = found.truth.boxes[before[consecutive]], found.truth.boxes[after[consecutive]]
-    size = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
-    shared = np.maximum(size, 0).prod(axis=1)
-    union = area(first) + area(second) - shared
-    iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    owner = truth_id[before[consecutive]]
+    steps = np.flatnonzero((np.diff(truth_id[order]) == 0) & (np.diff(found.truth.frame[order]) == 1))
+    before, after = (replace(found.truth[order[row]], frame=np.arange(len(steps))) for row in (steps, steps + 1))
+    step, _, iou = overlaps(before, after)
+    owner = truth_id[order[steps]]
     number = np.bincount(owner, minlength=found.close.num_truth_ids)
-    total = np.bincount(owner, iou, minlength=len(number))
+    total = np.bincount(owner[step], iou, minlength=len(number))
     mean = np.divide(total, number, out=np.full(len(number), np.nan), where=number > 0)
     return np.select([mean > 0.8, mean >= 0.6, mean < 0.6], [0, 1, 2], default=len(GROUPS)).astype(np.int64)
 

@@ -78,7 +78,7 @@ def test_center_error_is_the_deviation_of_the_offsets() -> None:
 
 
 def test_aspect_error_is_that_of_scale_and_of_shape() -> None:
-    """About the same centers: sides of 1, 1.21, 1, 1.21 at one shape, then such widths (scales 1, 1.1) at one height."""
+    """About the same centers: sides of 1, 1.21, 1, 1.21 at one shape, then widths (scales 1, 1.1) at one height."""
 
     def about_the_center(width: Sequence[float], height: Sequence[float]) -> Rows:
         w, h = np.array(width) * 100, np.array(height) * 200
