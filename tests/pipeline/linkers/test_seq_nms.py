@@ -97,9 +97,9 @@ CASES = {
     "and non-maximum suppression reaches it": (
         [detections(0, [box(0), box(1)], [0.005, 0.004])], {"nms_iou": 0.45}, set(), 1,
     ),
-    "which takes boxes out of sequences where it is the stricter": (
-        [detections(0, [box(0), box(5)], [0.5, 0.4]), detections(1, [box(0), box(20)], [0.5, 0.4])],
-        {"suppress_iou": 0.9, "nms_iou": 0.3}, {((0, 0), (1, 0)), ((1, 1),)}, 3,
+    "which takes boxes out of sequences where it is the stricter, and shortens them": (
+        [detections(0, [box(0), box(5)], [0.5, 0.4]), detections(1, [box(0), box(9)], [0.5, 0.4])],
+        {"link_iou": 0.4, "suppress_iou": 0.9, "nms_iou": 0.3, "min_length": 2}, {((0, 0), (1, 0))}, 3,
     ),
     "zeros lengthen no sequence": (
         [detections(0, [box(0)], [0.5]), detections(1, [box(0)], [0.0])], {}, {((0, 0),)}, 2,
@@ -322,6 +322,42 @@ def test_moves_of_a_longer_stride_link_that_far() -> None:
     assert members(tracks) == {((0, 7), (2, 7), (4, 7)), ((1, 7), (3, 7), (5, 7))}
     _, every_other = link(fast(stride=2)[::2], links="moves")
     assert members(every_other) == {((0, 7), (2, 7), (4, 7))}
+
+
+def going(*to: float, stride: int = 1) -> Moves:
+    """Moves of box 0 to these places."""
+    end = np.array([box(left) for left in to], np.float32)
+    return Moves(end, end, np.ones(len(to), np.float32), np.zeros(len(to), np.int32), stride)
+
+
+MOVES_CASES = {
+    "of two moves to equals the first in place counts, not the first in the list": (
+        [detections(0, [box(0)], [0.5], moves=going(50, 20)), detections(1, [box(20), box(50)], [0.5, 0.5])],
+        {((0, 0), (1, 0)), ((1, 1),)},
+    ),
+    "a way through a suppressed box is given up two frames before it": (
+        [
+            detections(0, [box(0)], [0.1], moves=going(90, stride=2)),
+            detections(1, [box(40)], [0.2], moves=going(2, stride=2)),
+            detections(2, [box(90)], [0.1]),
+            detections(3, [box(0), box(2)], [0.9, 0.1]),
+        ],
+        {((0, 0), (2, 0)), ((1, 0),), ((3, 0),)},
+    ),
+    "and all the way back, so that a better one wins there": (
+        [
+            detections(0, [box(0), box(1)], [0.25, 0.6], moves=going(40)),
+            detections(1, [box(40)], [0.25], moves=going(2)),
+            detections(2, [box(0), box(2)], [0.9, 0.25]),
+        ],
+        {((0, 1),), ((1, 0),), ((2, 0),)},
+    ),
+}
+
+
+@pytest.mark.parametrize(("frames", "expected"), MOVES_CASES.values(), ids=MOVES_CASES)
+def test_cases_of_moves(frames: list[Detections], expected: set) -> None:
+    assert members(link(frames, links="moves")[1]) == expected
 
 
 def test_a_box_without_a_move_ends_its_sequence() -> None:
