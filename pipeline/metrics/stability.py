@@ -7,8 +7,8 @@ section 3.2), for one trajectory of the truth and the boxes found for it:
 - aspect: std(sqrt(w_p h_p / (w_t h_t))) + std((w_p / h_p) / (w_t / h_t)) over these frames.
 
 Which boxes those are follows Zhang et al., "Integrated Object Detection and Tracking with Tracklet-Conditioned
-Detection" (appendix A2): at each temporal threshold of mAP_track every track that agrees with some trajectory that well
-is assigned to the one it agrees with best, and a trajectory's best match is the most confident track assigned to it.
+Detection" (appendix A2): at each temporal threshold of mAP_track every track whose highest temporal IoU reaches it is
+assigned to that trajectory, and a trajectory's best match is the most confident track assigned to it.
 Errors are averaged over all best matches of all thresholds together, whatever their class: a match that passes three
 thresholds weighs three times, and trajectories without a match do not count, so a method that also tracks what is hard
 may look less steady. Temporal IoU, confidence, ignored truth and the motion groups are those of `metrics.tracks`.
@@ -40,7 +40,7 @@ def count(truth: Rows, predicted: Rows, tolerance: float = 0.0) -> Counts:
     """Counts of one video and class, each by motion group (4,), trajectories of none last.
 
     num_best_matches: over all thresholds; fragment, center, aspect: the sums of their errors.
-    tolerance: pixels that small boxes are forgiven, see `detection.count`.
+    tolerance: pixels that small boxes are forgiven, see `detection.count_all`.
     """
     if not (truth.kind == SCORED).any():  # so it is with most classes of most videos
         return {name: np.zeros(len(GROUPS) + 1) for name in ("num_best_matches", *ERRORS)}

@@ -79,7 +79,7 @@ def count(truth: Rows, predicted: Rows, tolerance: float = 0.0) -> Counts:
 
     hit_T: whether the track takes a trajectory at the temporal threshold T; group_T: the group in which it counts, an
     index into GROUPS, 3 for none or -1 for all. num_truth: trajectories by group, those of none last.
-    tolerance: pixels that small boxes are forgiven, see `detection.count`; the development kit has 10.
+    tolerance: pixels that small boxes are forgiven, see `detection.count_all`; the development kit has 10.
     """
     found = compare(truth, predicted, tolerance)
     groups = motion_groups(found)
