@@ -68,9 +68,11 @@ def scores(counts: Counts) -> dict[str, float]:
     """The scores of one class, in [0, 1]; nan where it has no truth (of that size)."""
     order = np.argsort(-counts["score"], kind="stable")
     hit, excused, rank = (counts[name][order].astype(np.int64) for name in ("hit", "excused", "rank"))
-    precision, recall = _curves(hit, excused, rank, counts["num_truth"])
+    num_truth = counts["num_truth"].copy()  # one read by Arrow is read-only, for which numba would compile anew
+    precision, hits = _curves(hit, excused, rank, num_truth)
     ap = precision.reshape(len(SIZES), len(IOUS))
-    ar = recall.reshape(len(SIZES), len(IOUS), len(MOST)).mean(axis=1)  # (4, 3)
+    recall = hits.reshape(len(SIZES), len(IOUS), len(MOST)) / np.where(num_truth > 0, num_truth, np.nan)[:, None, None]
+    ar = recall.mean(axis=1)  # (4, 3)
     values = (ap[0].mean(), ap[0, 0], ap[0, 5], *ap[1:].mean(axis=1), *ar[0], *ar[1:, -1])
     return {name: float(value) for name, value in zip(FIELDS, values, strict=True)}
 
@@ -137,13 +139,13 @@ def _match(
 
 
 @numba.njit(cache=True)
-def _curves(hit: Ints, excused: Ints, rank: Ints, num_truth: Floats) -> tuple[Floats, Floats]:
-    """Mean precision over the 101 recalls (40,), and recalls (40, 3) with 1, 10 and 100 predictions a frame.
+def _curves(hit: Ints, excused: Ints, rank: Ints, num_truth: Floats) -> tuple[Floats, Ints]:
+    """Mean precision over the 101 recalls (40,), nan without truth, and hits (40, 3) of the best 1, 10, 100 a frame.
 
-    hit, excused, rank: (M,), best score first; num_truth: (4,). nan where there is no truth.
+    hit, excused, rank: (M,), best score first; num_truth: (4,).
     """
     mean_precision = np.full(_NUM_CURVES, np.nan)
-    recall = np.full((_NUM_CURVES, len(MOST)), np.nan)
+    hits = np.zeros((_NUM_CURVES, len(MOST)), np.int64)
     precision = np.zeros(len(hit))  # at each hit
     for curve in range(_NUM_CURVES):
         total = num_truth[curve // len(IOUS)]
@@ -151,7 +153,6 @@ def _curves(hit: Ints, excused: Ints, rank: Ints, num_truth: Floats) -> tuple[Fl
             continue
         bit = 1 << curve
         counted, found = 0, 0
-        within = np.zeros(len(MOST))
         for row in range(len(hit)):
             if excused[row] & bit:
                 continue
@@ -159,16 +160,16 @@ def _curves(hit: Ints, excused: Ints, rank: Ints, num_truth: Floats) -> tuple[Fl
             if hit[row] & bit:
                 precision[found] = (found + 1) / counted
                 found += 1
-                within += rank[row] < MOST
-        recall[curve] = within / total
+                for most in range(len(MOST)):
+                    hits[curve, most] += rank[row] < MOST[most]
         for index in range(found - 2, -1, -1):  # the best precision at this recall or a higher one
             precision[index] = max(precision[index], precision[index + 1])
-        area_below, needed = 0.0, 1
-        for least in RECALLS:
-            while needed <= found and needed / total < least:
+        total_precision, needed = 0.0, 1
+        for recall in RECALLS:
+            while needed <= found and needed / total < recall:
                 needed += 1
             if needed > found:
                 break
-            area_below += precision[needed - 1]
-        mean_precision[curve] = area_below / len(RECALLS)
-    return mean_precision, recall
+            total_precision += precision[needed - 1]
+        mean_precision[curve] = total_precision / len(RECALLS)
+    return mean_precision, hits
