@@ -177,6 +177,15 @@ def test_two_objects_that_cross_keep_their_ids() -> None:
     assert [track.box_id.tolist() for track in tracks] == [[0] * 25, [1] * 25]
 
 
+def test_a_pair_that_is_nobody_elses_is_not_given_up_for_two_below_the_threshold() -> None:
+    """IoU .35 alone, or .29 and .29, which would be the assignment of the greatest sum, and then dropped."""
+    frames = [detections(t, [[0, 0, 100, 50], [103, 0, 203, 50]], [0.9, 0.9]) for t in range(3)]
+    frames.append(detections(3, [[48, 0, 148, 50], [-55, 0, 45, 50]], [0.9, 0.9]))
+    _, tracks = sort.link(frames, VIDEO, sort.Settings())
+    assert boxes_of(tracks) == reference(frames)
+    assert spans(tracks) == [(0, 2, 3), (0, 3, 4)]
+
+
 def test_classes_are_kept_apart_unless_said_otherwise() -> None:
     frames = [detections(t, [[t, 0, t + 40, 40]], [0.9], [t >= 6]) for t in range(12)]
     _, apart = sort.link(frames, VIDEO, sort.Settings())
