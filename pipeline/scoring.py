@@ -197,7 +197,7 @@ class _Line(NamedTuple):
 
 def _listed(rows: Sequence[Counts | None]) -> pa.Array:
     """Counts as the column of SCORES: a map a row, null for None; a single number is a list of one."""
-    entries = [(name, np.ravel(array)) for counts in rows if counts for name, array in counts.items()]
+    entries = [(name, array.reshape(-1)) for counts in rows if counts for name, array in counts.items()]
     kind = SCORES.field("counts").type
     starts = np.cumsum([0, *(len(counts or ()) for counts in rows)])
     is_null = np.array([*(counts is None for counts in rows), False])  # of an offset: of the row that starts there

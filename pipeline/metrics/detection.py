@@ -73,7 +73,7 @@ def count_all(
     columns = np.stack([found.rows.scores, hit, *outcome])[:, order]
     true_order, first, end = _by_group(scored.group, numbers)
     inside = members.astype(np.float64)
-    inside[3:, scored.rows.ids < 0] = np.nan
+    inside[3:, scored.rows.ids < 0] = np.nan  # the splits by track
     inside = inside[:, true_order]
     return [
         {
@@ -91,17 +91,17 @@ def scores(counts: Counts, whole: Counts) -> dict[str, float]:
     The three splits by box, or by track, are left out where no truth at all is in any of them, as where the table
     knows no motion_iou, and by track where truth has boxes without id.
     """
+    of_all, of_class = whole["num_truth_of_splits"].tolist(), counts["num_truth_of_splits"].tolist()
     found = {"mAP": average_precision(counts["score"], counts["hit"], float(counts["num_truth"]))}
-    num_truth, of_all = counts["num_truth_of_splits"].tolist(), whole["num_truth_of_splits"].tolist()
     for number, split in enumerate(SPLITS):
         first = number // 3 * 3
         if not sum(of_all[first : first + 3]) > 0:  # 0 or nan
             continue
         found[f"mAP_{split}"] = float("nan")
-        if num_truth[number]:
+        if of_class[number]:
             outcome = counts[split]
             false = np.where(np.isnan(outcome), of_all[number] / whole["num_truth"], np.maximum(-outcome, 0))
-            found[f"mAP_{split}"] = average_precision(counts["score"], outcome > 0, num_truth[number], false)
+            found[f"mAP_{split}"] = average_precision(counts["score"], outcome > 0, of_class[number], false)
     return found
 
 

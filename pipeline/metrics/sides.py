@@ -73,9 +73,6 @@ class Gathered:
     group: NDArray[np.int64]
     of_all: NDArray[np.bool_]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def __getitem__(self, chosen: NDArray[np.bool_]) -> Gathered:
         return Gathered(self.rows[chosen], self.moment[chosen], self.group[chosen], self.of_all[chosen])
 

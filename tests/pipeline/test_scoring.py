@@ -59,6 +59,16 @@ def test_perfect_input_scores_one_in_every_group() -> None:
     assert found[None, None]["num_objects"] == 16
 
 
+def test_perfect_input_scores_one_in_every_split_that_has_truth() -> None:
+    motion = [0.95 if name == "cat" else 0.2 for _, _, _, name, _ in TWO_CLASSES]
+    found = scores(table(TRUTH, TWO_CLASSES, motion_iou=motion), table(TRACKS, TWO_CLASSES))
+    one, no_truth = 1, pytest.approx(np.nan, nan_ok=True)
+    splits = [f"mAP_{split}" for split in scoring.detection.SPLITS]  # tracks stand still
+    assert [found[None, "cat"][name] for name in splits] == [one, no_truth, no_truth, one, no_truth, no_truth]
+    assert [found[None, "dog"][name] for name in splits] == [no_truth, no_truth, one, one, no_truth, no_truth]
+    assert [found[None, None][name] for name in splits] == [one, no_truth, one, one, no_truth, no_truth]
+
+
 def test_classes_must_agree_unless_told_otherwise() -> None:
     swapped = [(v, f, i, "dog" if c == "cat" else "cat", x) for v, f, i, c, x in TWO_CLASSES]
     truth, tracks = table(TRUTH, TWO_CLASSES), table(TRACKS, swapped)
@@ -154,7 +164,9 @@ def test_no_video_gives_no_rows() -> None:
 def test_shards_combine_as_the_whole_does() -> None:
     random = np.random.default_rng(5)
     tracks = [(v, f, i, c, x + random.uniform(-6, 6)) for v, f, i, c, x in TWO_CLASSES if random.random() < 0.8]
-    truth, found = table(TRUTH, TWO_CLASSES), table(TRACKS, tracks, score=random.random(len(tracks)).tolist())
+    tracks += [(v, f, None, c, 500.0) for v in "ab" for f in (3, 8) for c in ("cat", "dog")]  # 8 has no truth
+    truth = table(TRUTH, TWO_CLASSES, motion_iou=random.random(len(TWO_CLASSES)).tolist())
+    found = table(TRACKS, tracks, score=random.random(len(tracks)).tolist())
     whole = scoring.score(truth, found, catalog="mine")
     shards = [scoring.score(truth, found, videos=[video], catalog="mine") for video in ("b", "a")]
     one, other = scoring.combine([whole]), scoring.combine(shards)
@@ -162,6 +174,21 @@ def test_shards_combine_as_the_whole_does() -> None:
     assert scoring.values(one).keys() == scoring.values(other).keys()
     for group, values in scoring.values(one).items():
         assert scoring.values(other)[group] == pytest.approx(values, abs=1e-12, nan_ok=True)
+    assert 0 < scoring.values(one)[None, None]["mAP_fast_by_box"] < 1
+
+
+def test_counts_are_read_as_they_were_written() -> None:
+    rows = scoring.score(table(TRUTH, TWO_CLASSES), table(TRACKS, TWO_CLASSES[:3]))
+    found = scoring.read_counts(pa.concat_tables([rows.slice(0, 5), rows.slice(5)]))
+    assert set(found) == {(video, name) for video in "ab" for name in ("cat", "dog")}
+    for counts in found.values():
+        assert set(counts) == set(scoring.FAMILIES)
+        assert counts["detection"]["num_truth"].shape == ()
+        assert counts["detection"]["num_truth"] == 4
+        assert counts["detection"]["num_truth_of_splits"].tolist() == [0, 0, 0, 4, 0, 0]
+    assert found["a", "cat"]["detection"]["hit"].tolist() == [1, 1]
+    assert found["a", "dog"]["detection"]["hit"].tolist() == [1]
+    assert found["b", "dog"]["detection"]["hit"].tolist() == []
 
 
 @pytest.mark.parametrize("side", ["truth", "tracks"])
