@@ -1,14 +1,14 @@
 """`seq_nms`: boxes linked over whole videos, rescored together, and what they overlap removed.
 
-Seq-NMS (Han et al. 2016, arXiv 1602.08465) with the thresholds of its implementation beside FGFA, and Seq-Track-NMS
-(Zhu et al., Plug & Play tracker, section 6). Class by class, each box links to those boxes of the next frame that
+Seq-NMS (Han et al. 2016, arXiv 1602.08465) with the thresholds of FGFA's implementation, and Seq-Track-NMS (Lyu et
+al. 2020, Plug & Play tracker, sections 5 and 6.4). Class by class, each box links to those boxes of the next frame that
 overlap with it; the path along links with the greatest sum of scores is a sequence, of one box or more; its boxes
 share one new score; other boxes of its frames that overlap with it are removed; and again, until the greatest sum is
 below a floor. Links never jump over a frame: an object that is missed once is two sequences.
 
-Seq-Track-NMS links a box where the tracker says that it goes, so that objects faster than half their own width a frame
-stay together: `links="moves"`, from `Detections.moves`, to the frame `stride` on. Any move of a box may link it, a box
-without one ends its sequence.
+Seq-Track-NMS (`links="moves"`) links a box to those that overlap with where the tracker says that it goes, so that
+objects faster than a third of their width a frame stay together. The tracker's word is `Detections.moves`, for the
+frame `stride` on. Any move of a box may link it; a box without one ends its sequence.
 
 Where FGFA differs: it takes the last pixel as part of a box (+1), its ties fall by position, and it stops when no link
 of the class is left, so that single boxes suppress each other only as long as there are links elsewhere. Here they do
