@@ -1,6 +1,6 @@
 """The event log of CLEAR MOT: where a tracker finds, misses, invents, switches; py-motmetrics 1.4's, without RAW rows.
 
-pandas.DataFrame(events(pair(truth, predicted))).groupby("type").size()
+`pandas.DataFrame(events(pair(truth, predicted)))` is the log as a table.
 """
 
 from __future__ import annotations
