@@ -78,6 +78,8 @@ class OpenTracks:
 
     def extend(self, rows: Indices, boxes: Indices, frame: Detections) -> None:
         """These tracks (P,) go on with these boxes (P,) of the frame."""
+        if len(rows) == 0:
+            return
         measured = self.filter.measure(frame.boxes[boxes])
         self.states[rows] = self.filter.update(self.states[rows], measured)
         self.box[rows] = boxes
@@ -87,6 +89,8 @@ class OpenTracks:
     def begin(self, boxes: Indices, frame: Detections) -> None:
         """Tracks that begin with these boxes (P,) of the frame, unconfirmed."""
         count = len(boxes)
+        if count == 0:
+            return
         numbers = np.arange(self._next_number, self._next_number + count, dtype=np.int32)
         self._next_number += count
         new = {
@@ -102,6 +106,8 @@ class OpenTracks:
 
     def keep(self, rows: Mask) -> None:
         """Closes all tracks but these (N,)."""
+        if rows.all():
+            return
         for name in self._COLUMNS:
             setattr(self, name, getattr(self, name)[rows])
 
@@ -109,7 +115,8 @@ class OpenTracks:
 class Tracker(Protocol):
     """What takes one frame after the other; afterwards its tracks have their boxes of this frame."""
 
-    tracks: OpenTracks
+    @property
+    def tracks(self) -> OpenTracks: ...
 
     def step(self, frame: Detections) -> None: ...
 
