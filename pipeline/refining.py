@@ -42,7 +42,7 @@ class Settings:
             ("share", 0 < self.share <= 1, "above 0 and at most 1"),
             ("decay", 0 <= self.decay <= 1, "from 0 to 1"),
             ("fill", self.fill >= 0, "at least 0"),
-            ("strength", 0 < self.strength < np.inf, "above 0 and finite"),
+            ("strength", 0 < self.strength <= 1000, "above 0 and at most 1000"),
         ):
             if not holds:
                 raise ValueError(f"refine.{name} is {getattr(self, name)}; it must be {allowed}")

@@ -103,9 +103,9 @@ WRONG = [
     ({"share": 1.5}, r"refine\.share is 1\.5; it must be above 0 and at most 1"),
     ({"decay": -0.1}, r"refine\.decay is -0\.1; it must be from 0 to 1"),
     ({"fill": -1}, r"refine\.fill is -1; it must be at least 0"),
-    ({"strength": 0}, r"refine\.strength is 0; it must be above 0"),
-    ({"strength": float("inf")}, r"refine\.strength is inf; it must be above 0 and finite"),
-    ({"strength": float("nan")}, r"refine\.strength is nan; it must be above 0 and finite"),
+    ({"strength": 0}, r"refine\.strength is 0; it must be above 0 and at most 1000"),
+    ({"strength": float("inf")}, r"refine\.strength is inf; it must be above 0 and at most 1000"),
+    ({"strength": float("nan")}, r"refine\.strength is nan; it must be above 0 and at most 1000"),
 ]
 
 

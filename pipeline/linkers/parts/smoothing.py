@@ -1,15 +1,14 @@
 """Smoothing: the likeliest course of an object, given boxes that jitter, and where it was in the frames between.
 
 Centre and size of a track's boxes are each taken for a smooth course seen through white noise, and that course is found
-as a cubic smoothing spline. This is one estimator under three names: the Kalman (Rauch-Tung-Striebel) smoother of a
-point whose velocity is a random walk, and Gaussian-process regression on an integrated Wiener process (Wecker and
-Ansley, "The signal extraction approach to nonlinear regression and spline smoothing", 1983, section 2). Reinsch's
-algorithm (Green and Silverman, "Nonparametric Regression and Generalized Linear Models", 1994, section 2.3.3) finds it
-exactly, for frames however spaced, by one banded system for all tracks at once.
+as a cubic smoothing spline. The same estimator has other names: the Kalman (Rauch-Tung-Striebel) smoother of a point
+whose velocity is a random walk, and Gaussian-process regression on an integrated Wiener process (Wecker and Ansley,
+"The signal extraction approach to nonlinear regression and spline smoothing", 1983). Reinsch's algorithm ("Smoothing by
+spline functions", 1967) finds it exactly, for frames however spaced, by one banded system for all tracks at once.
 
 How much to smooth is what the likelihood says (generalised maximum likelihood: Wahba, "A comparison of GCV and GML for
-choosing the smoothing parameter", 1985), for each track and each of its coordinates: where boxes are good it leaves
-them be. A short track says little about itself, so all tracks of the video have a say.
+choosing the smoothing parameter", 1985), for each track and each of its coordinates. A short track says little about
+itself, so all tracks of the video have a say. Boxes that are right to a hundredth of their size gain nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Floats = NDArray[np.float64]
 # Variance of the noise over that of the change of velocity a frame; each smooths over 1.7 times as many frames as the
 # one before, from next to none to some thirty on either side.
 RATIOS = 8.0 ** np.arange(-3, 8)
-SAY_OF_THE_VIDEO = 15  # in boxes
+SAY_OF_THE_VIDEO = 15  # in boxes; from 5 to 50 the truth is met equally well
 RESOLUTION = 1e-3  # pixels: there is no less noise than this
 
 
