@@ -338,17 +338,17 @@ MOVES_CASES = {
     "a way through a suppressed box is given up two frames before it": (
         [
             detections(0, [box(0)], [0.1], moves=going(90, stride=2)),
-            detections(1, [box(40)], [0.2], moves=going(2, stride=2)),
+            detections(1, [box(40)], [0.2], moves=going(4, stride=2)),
             detections(2, [box(90)], [0.1]),
-            detections(3, [box(0), box(2)], [0.9, 0.1]),
+            detections(3, [box(0), box(4)], [0.9, 0.1]),
         ],
         {((0, 0), (2, 0)), ((1, 0),), ((3, 0),)},
     ),
     "and all the way back, so that a better one wins there": (
         [
             detections(0, [box(0), box(1)], [0.25, 0.6], moves=going(40)),
-            detections(1, [box(40)], [0.25], moves=going(2)),
-            detections(2, [box(0), box(2)], [0.9, 0.25]),
+            detections(1, [box(40)], [0.25], moves=going(4)),
+            detections(2, [box(0), box(4)], [0.9, 0.25]),
         ],
         {((0, 1),), ((1, 0),), ((2, 0),)},
     ),
@@ -358,6 +358,7 @@ MOVES_CASES = {
 @pytest.mark.parametrize(("frames", "expected"), MOVES_CASES.values(), ids=MOVES_CASES)
 def test_cases_of_moves(frames: list[Detections], expected: set) -> None:
     assert members(link(frames, links="moves")[1]) == expected
+    assert plainly(frames, Settings(links="moves"))[1] == expected
 
 
 def test_a_box_without_a_move_ends_its_sequence() -> None:
