@@ -86,7 +86,7 @@ class _DeepSort:
         self.tracks = OpenTracks(HeightFilter())
         counts = [len(frame) for frame in frames]
         self.first = dict(zip([frame.frame_index for frame in frames], np.cumsum([0, *counts])[:-1], strict=True))
-        self.looks = _normalised([frame.embeddings for frame in frames if frame.embeddings is not None])
+        self.looks = _normalised([f.embeddings for f in frames if f.embeddings is not None and len(f)])
         self.previous, self.latest = (np.full(sum(counts), -1, np.intp) for _ in range(2))
 
     def step(self, frame: Detections) -> None:
@@ -116,15 +116,8 @@ class _DeepSort:
         gate &= tracks.confirmed[:, None] & takes_part
         if self.settings.same_class:
             gate &= tracks.label[:, None] == frame.labels
-        first = self.first.get(frame.frame_index, 0)
-        return _nearest(
-            self.looks,
-            self.previous,
-            self.latest[tracks.number],
-            first,
-            gate,
-            self.settings.nn_budget or len(self.looks),
-        )
+        first, budget = self.first.get(frame.frame_index, 0), self.settings.nn_budget or len(self.looks)
+        return _nearest(self.looks, self.previous, self.latest[tracks.number], first, gate, budget)
 
     def _remember(self, frame: Detections) -> None:
         """The boxes of this frame become the latest of their tracks."""
