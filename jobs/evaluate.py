@@ -29,6 +29,7 @@ from rich.table import Table
 from catalogs import coco, mot
 from jobs.command import main
 from pipeline import scoring
+from pipeline.metrics import detection
 from pipeline.tables import Run, Store
 
 FORMS = "a run, Parquet, a MOTChallenge text file, a folder of those, or COCO json"
@@ -122,8 +123,8 @@ def score_files(
         identified = [name for name in metrics or () if name not in scoring.WITHOUT_IDS]
         if identified:
             raise ValueError(f"{', '.join(identified)} need identities, and {tracks} has no row with a track_id")
-        _note(f"{tracks} has no row with a track_id: only {', '.join(scoring.WITHOUT_IDS)} is scored")
-        metrics = list(scoring.WITHOUT_IDS)
+        _note(f"{tracks} has no row with a track_id: only metrics of detection are scored")
+        metrics = metrics or list(detection.FIELDS)
     rows = scoring.score(
         known.table,
         found.table,

@@ -15,16 +15,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import did_you_mean
-from pipeline.metrics import clear, detection, hota, identity, ignoring
+from pipeline.metrics import clear, clear_trackeval, coco, detection, hota, identity, ignoring, stability
+from pipeline.metrics import tracks as whole_tracks
 from pipeline.metrics.counts import Counts, add, total
 from pipeline.metrics.pairs import pair
 from pipeline.metrics.sides import UNNAMED, Side, by_video, is_unnamed, nothing
 from pipeline.schemas import SCORES
 
-FAMILIES = {"hota": hota, "clear": clear, "identity": identity, "detection": detection}
+FAMILIES = {
+    "hota": hota,
+    "clear": clear,
+    "clear_trackeval": clear_trackeval,
+    "identity": identity,
+    "detection": detection,
+    "tracks": whole_tracks,
+    "stability": stability,
+    "coco": coco,
+}
+ON_REQUEST = ("coco",)  # ten times the counts of the others
 METRICS = tuple(name for family in FAMILIES.values() for name in family.FIELDS)
 WITHOUT_IDS = tuple(name for family in FAMILIES.values() if not family.NEEDS_IDS for name in family.FIELDS)
-NUMBERS = (*clear.NUMBERS, *identity.NUMBERS)  # whole numbers; the other metrics are ratios
+NUMBERS = (*clear.NUMBERS, *clear_trackeval.NUMBERS, *identity.NUMBERS)  # whole numbers; the other metrics are ratios
 
 Group = tuple[str | None, str | None]  # video and class
 Tally = dict[Group, dict[str, Counts]]  # counts of each family
@@ -44,7 +55,7 @@ def score(
 
     truth, tracks: tables with the columns of TRUTH and TRACKS that matter here: video_id, frame_index, track_id,
     class_name, the corners, and `ignore` and `flags` or `score`.
-    metrics: names of METRICS; None for all that the truth allows.
+    metrics: names of METRICS; None for all that the truth allows, but ON_REQUEST.
     videos: the ids to score, of which some may have no row in either table; None for those that truth has rows of.
     class_agnostic: boxes match whatever their classes; so they do where either side names no classes (`object`).
     tolerance: see `metrics.detection`.
@@ -128,8 +139,13 @@ def values(table: pa.Table) -> dict[Group, dict[str, float]]:
 
 
 def families(metrics: Sequence[str] | None) -> list[str]:
-    """The families that these metrics belong to, all for None; ValueError with the nearest name for an unknown."""
-    return list(FAMILIES) if metrics is None else sorted({_family(name) for name in metrics}, key=list(FAMILIES).index)
+    """The families that these metrics belong to, all but ON_REQUEST for None.
+
+    Raises ValueError with the nearest name for an unknown one.
+    """
+    if metrics is None:
+        return [name for name in FAMILIES if name not in ON_REQUEST]
+    return sorted({_family(name) for name in metrics}, key=list(FAMILIES).index)
 
 
 def _family(metric: str) -> str:

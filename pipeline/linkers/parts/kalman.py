@@ -156,6 +156,38 @@ class HeightFilter(BoxFilter):
         return _of_height(states[:, VALUE, 3], 1 / 20, of_aspect=1e-1)
 
 
+class SizeFilter(BoxFilter):
+    """Of `online`: centre x, centre y, width, height; only the centre has a velocity. Deviations are shares of height.
+
+    process, velocity: what a frame adds to the deviations of the centre, and of its velocity; twice as much to those of
+    the sizes, since nothing announces that they change. measurement: of a detected box, above 0.
+    """
+
+    _FIRST_VELOCITY = 0.1
+    _MOVES = np.array([1.0, 1.0, 0.0, 0.0])
+    _CHANGES = np.array([1.0, 1.0, 4.0, 4.0])
+
+    def __init__(self, process: float, velocity: float, measurement: float) -> None:
+        self.process, self.velocity, self.measurement = process, velocity, measurement
+
+    def measure(self, boxes: ArrayLike) -> Floats:
+        return np.concatenate(_centre_and_size(boxes), axis=1)
+
+    def boxes(self, states: Floats) -> Floats:
+        return _from_centre(states[:, VALUE, :2], states[:, VALUE, 2:])
+
+    def _first_variances(self, measured: Floats) -> tuple[Floats, Floats]:
+        square = np.square(measured[:, 3:])
+        return self.measurement**2 * square, self._FIRST_VELOCITY**2 * square * self._MOVES
+
+    def _process_variances(self, states: Floats) -> tuple[Floats, Floats]:
+        square = np.square(states[:, VALUE, 3:])
+        return self.process**2 * square * self._CHANGES, self.velocity**2 * square * self._MOVES
+
+    def _measurement_variances(self, states: Floats) -> Floats:
+        return self.measurement**2 * np.square(states[:, VALUE, 3:])
+
+
 def _of_height(height: Floats, share: float, of_aspect: float) -> Floats:
     """Variances (N, 4) where the deviations are a share of the height (N,), but for that of the aspect ratio."""
     deviations = np.repeat(share * height[:, None], 4, axis=1)

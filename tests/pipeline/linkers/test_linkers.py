@@ -74,7 +74,9 @@ class TestContract:
     def test_two_plain_objects_are_two_tracks(self, name: str, more: frozenset[str]) -> None:
         linker = load("linker", name)
         _, tracks = linker.link(with_only(moving(), linker.NEEDS | more), VIDEO, linker.Settings())
-        assert spans(tracks) == [(0, 0, 12), (1, 0, 12)]
+        assert [label for label, _, _ in spans(tracks)] == [0, 1]
+        # DeepSORT gives no track out before its third box.
+        assert all(start <= 2 and start + length == 12 for _, start, length in spans(tracks))
 
     @pytest.mark.parametrize("more", [frozenset(), frozenset(EVIDENCE)], ids=["what it needs", "all evidence"])
     def test_order_of_boxes_does_not_matter(self, name: str, more: frozenset[str]) -> None:

@@ -1,0 +1,82 @@
+"""How fast and how good the parts are, beside other people's programs in the same run.
+
+    trackloom benchmark linkers [--json]
+    trackloom benchmark metrics --data DATA [--json] [--slow-peers]
+    trackloom benchmark real-detections --data DATA [--json]
+
+Figures are medians of CPU time on synthetic input of the stated size, without compilation and imports; ratio is the
+peer's over ours. The peers: pip install 'trackloom[peers]'; without one its row is empty and the exit code is 1.
+DATA is a folder of real data: imagenet_vid/, mot15/ and kitti/ in the layouts of their catalogs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from enum import Enum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs.benchmark_rows import Row
+from jobs.command import main
+
+
+class What(str, Enum):
+    """The benchmarks: jobs/benchmark_<name>.py has `rows`."""
+
+    linkers = "linkers"
+    metrics = "metrics"
+    real_detections = "real-detections"
+
+
+def benchmark(
+    what: Annotated[What, typer.Argument(help="What to measure.")],
+    *,
+    data: Annotated[str, typer.Option(help="The folder of real data.", envvar="TRACKLOOM_DATA")] = "",
+    slow_peers: Annotated[bool, typer.Option("--slow-peers", help="Also peers that take minutes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+) -> int:
+    """Measure the linkers, the metrics, or the quality of tracking on real detections, beside other programs."""
+    module = importlib.import_module(f"jobs.benchmark_{what.name}")
+    if what is not What.linkers and not os.path.isdir(data):
+        raise ValueError(f"--data is {data!r}; benchmark {what.value} needs a folder of real data")
+    rows: Iterator[Row] = module.rows(data, slow_peers)
+    missing = _print_json(rows) if as_json else _print_table(rows)
+    if missing:
+        print(f"not installed: {', '.join(sorted(missing))}; pip install 'trackloom[peers]'", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def _print_json(rows: Iterator[Row]) -> set[str]:
+    missing = set()
+    for row in rows:
+        found = {**asdict(row), "ratio": row.ratio}
+        missing |= {found.pop("missing")} - {""}
+        print(json.dumps({key: None if value != value else value for key, value in found.items()}), flush=True)
+    return missing
+
+
+def _print_table(rows: Iterator[Row]) -> set[str]:
+    table, missing = Table("name", "size", "ours", "peer", "theirs", "ratio", "unit"), set()
+    for row in rows:
+        missing |= {row.missing} - {""}
+        theirs = "not installed" if row.missing else _figure(row.peer)
+        table.add_row(row.name, row.size, _figure(row.ours), row.peer_name, theirs, _figure(row.ratio), row.unit)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    return missing
+
+
+def _figure(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+if __name__ == "__main__":
+    main("benchmark")

@@ -1,0 +1,78 @@
+"""A benchmark's rows, and how their figures are taken: CPU time, medians, compilation and imports left out."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Row:
+    """ours beside one peer's figure for the same work; smaller is better, unless the unit is a score's (%).
+
+    peer is nan where there is none, or where it is not installed (`missing` then says what to install).
+    """
+
+    name: str
+    size: str
+    ours: float
+    peer_name: str
+    peer: float
+    unit: str
+    missing: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """peer / ours: above 1 ours is the smaller figure."""
+        return self.peer / self.ours if self.ours else math.nan
+
+
+class Missing(ImportError):
+    """A peer that is not installed; its message names the package."""
+
+
+def peer(module: str, package: str) -> types.ModuleType:
+    """A peer's module, or Missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise Missing(package) from error
+
+
+def cpu_s(work: Callable[[], object], repeats: int = 3) -> float:
+    """Median CPU seconds of this process for the work, after one round that compiles and fills caches."""
+    work()
+    taken = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        taken.append(time.process_time() - start)
+    return median(taken)
+
+
+def against(
+    name: str,
+    size: str,
+    unit: str,
+    ours: float,
+    peers: dict[str, Callable[[], Callable[[], object]]],
+    scale: float = 1.0,
+) -> list[Row]:
+    """A row for each peer; peers: name -> what prepares it (and may raise Missing) and returns the work to be timed.
+
+    scale: what seconds are multiplied by to be in the unit, for peers; ours is in it already.
+    """
+    if not peers:
+        return [Row(name, size, ours, "", math.nan, unit)]
+    rows = []
+    for peer_name, prepare in peers.items():
+        try:
+            rows.append(Row(name, size, ours, peer_name, cpu_s(prepare(), repeats=1) * scale, unit))
+        except Missing as error:
+            rows.append(Row(name, size, ours, peer_name, math.nan, unit, missing=str(error)))
+    return rows
