@@ -106,8 +106,7 @@ class _Store:
     def __init__(self, boxes: Candidates, settings: Settings) -> None:
         self.boxes, self.settings = boxes, settings
         self.max_gap = np.inf if settings.max_gap is None else settings.max_gap
-        by_appearance = settings.match_by == "appearance"
-        self.weight = 1.0 if boxes.embeddings is None else 0.0 if by_appearance else settings.iou_weight
+        self.weight = 0.0 if settings.match_by == "appearance" else settings.iou_weight
         self.track = np.full(len(boxes), -1, np.intp)  # of each box
         self.count = 0
         self.live = np.empty(0, np.intp)  # tracks, oldest first
@@ -128,30 +127,30 @@ class _Store:
 
     def _match(self, new: Indices, tracks: Indices) -> None:
         if self.boxes.embeddings is None:
-            self._assign(new, tracks, self._by_overlap(new, tracks, -np.inf))
+            self._assign(new, tracks, self._overlapping(new, tracks, -np.inf))
             return
         if self.settings.assignment == "greedy" and self.weight > 0 and len(new):
-            # Boxes that are apart have an S of 1 - w at most. What is more similar goes first in any case, so that
-            # only those which are left need to be held against all.
-            self._assign(new, tracks, self._by_overlap(new, tracks, 1 - self.weight))
+            # Boxes that do not overlap have an S of 1 - w at most: what is more similar goes first in any case, so
+            # that only what it leaves has to be held against boxes anywhere.
+            self._assign(new, tracks, self._overlapping(new, tracks, 1 - self.weight))
             tracks = tracks[self.last[tracks] < new[0]]
             new = new[self.track[new] < 0]
         if len(new) and len(tracks):
-            self._assign(new, tracks, self._by_both(new, tracks))
+            self._assign(new, tracks, self._anywhere(new, tracks))
 
-    def _by_overlap(self, new: Indices, tracks: Indices, above: float) -> Similar:
-        """Boxes that overlap with a box of a track and are similar enough."""
+    def _overlapping(self, new: Indices, tracks: Indices, above: float) -> Similar:
+        """Boxes that overlap with one of a track's, where S is above this; S is the IoU where there are no looks."""
         owner, seen = self._seen(tracks)
         rows, columns, similarity = self._overlaps(new, seen)
-        enough = similarity > above
-        if self.boxes.embeddings is not None:
-            embeddings = self.boxes.embeddings
+        embeddings = self.boxes.embeddings
+        if embeddings is not None:
             cosine = appearance.cosine_of_pairs(embeddings[new[rows]], embeddings[seen[columns]])
             similarity = self.weight * similarity + (1 - self.weight) * cosine
-            enough = (similarity > above) & (cosine >= self.settings.min_cosine)
+            similarity[cosine < self.settings.min_cosine] = -np.inf
+        enough = similarity > above
         return rows[enough], owner[columns[enough]], similarity[enough]
 
-    def _by_both(self, new: Indices, tracks: Indices) -> Similar:
+    def _anywhere(self, new: Indices, tracks: Indices) -> Similar:
         """Boxes that a track may be matched to, wherever they are."""
         assert self.boxes.embeddings is not None
         owner, seen = self._seen(tracks)
@@ -184,7 +183,7 @@ class _Store:
     def _assign(self, new: Indices, tracks: Indices, similar: Similar) -> None:
         rows, columns, similarity = similar
         if self.settings.assignment == "greedy":
-            order = np.argsort(-similarity, kind="stable")
+            order = np.lexsort((columns, rows, -similarity))  # ties: the better box, then the older track
             rows, columns = rows[order], columns[order]
             taken = in_turn(rows, columns, len(new), len(tracks))
             rows, columns = rows[taken], columns[taken]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -235,13 +237,17 @@ def test_any_video_is_linked_as_defined(
 
 # --- on scenes with known identities ---
 
-SCENES = [render("val", index) for index in (0, 1, 2)]
+
+@cache
+def scenes() -> list[tuple[np.ndarray, pa.Table]]:
+    """Pictures and truth of three videos."""
+    return [render("val", index) for index in (0, 1, 2)]
 
 
 def scores(change: Callable[[Detections], Detections] = lambda frame: frame, **changes: object) -> dict[str, float]:
     """Over the scenes as a good detector sees them."""
     rows = []
-    for index, (pictures, truth) in enumerate(SCENES):
+    for index, (pictures, truth) in enumerate(scenes()):
         frames = [change(frame) for frame in simulate_detections(truth, index, None, len(pictures))]
         frames, tracks = track_store.link(frames, VIDEO, track_store.Settings(**changes))
         name = truth["video_id"][0].as_py()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -236,7 +237,11 @@ def test_appearance_without_embeddings_is_refused_by_name() -> None:
 
 # --- on scenes with known identities ---
 
-SCENES = [render("val", index) for index in (0, 1, 2)]
+
+@cache
+def scenes() -> list[tuple[np.ndarray, pa.Table]]:
+    """Pictures and truth of three videos."""
+    return [render("val", index) for index in (0, 1, 2)]
 
 
 def tracklets_of_truth(frames: list[Detections], truth: pa.Table) -> list[Detections]:
@@ -270,7 +275,7 @@ def shuffled(frames: list[Detections], evidence: str) -> list[Detections]:
 def scores(linker: ModuleType, change: Callable[[list[Detections]], list[Detections]], **changes: object) -> dict:
     """Of a linker over the scenes, as a good detector sees them and with the tracklets of truth, after the change."""
     rows = []
-    for index, (pictures, truth) in enumerate(SCENES):
+    for index, (pictures, truth) in enumerate(scenes()):
         frames = change(tracklets_of_truth(simulate_detections(truth, index, None, len(pictures)), truth))
         frames, tracks = linker.link(frames, VIDEO, linker.Settings(**changes))
         name = truth["video_id"][0].as_py()
