@@ -13,8 +13,8 @@ took it for. An embedding of zeros is unknown and resembles nothing.
 
 By position, where there are no embeddings: where the track would be now, its last box moved on at its own velocity, is
 held against the new box by IoU. With embeddings, what agrees with tracks of the frame before in both ways goes first,
-since two objects may look alike; appearance alone decides about the rest. That is more than the paper does and better
-than either alone (LOG.md); `match_by="appearance"` is the paper's.
+since two objects may look alike; appearance alone decides about the rest. That is more than the paper does, and better
+where embeddings are noisy (LOG.md); `match_by="appearance"` is the paper's.
 """
 
 from __future__ import annotations
