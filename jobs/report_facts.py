@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,8 +17,9 @@ from jobs.report_charts import Bars, Curve, curves, histogram
 from jobs.report_scene import Scene, make_scene, of_video
 from pipeline import scoring
 from pipeline.linking import stitched
+from pipeline.metrics import hota
 from pipeline.metrics.counts import Counts, add
-from pipeline.metrics.hota import ALPHAS
+from pipeline.metrics.detection import curve
 from pipeline.schemas import SCORES, TRACKS, tracks_table
 from pipeline.tables import Run
 
@@ -84,10 +85,9 @@ class Facts:
     def counts(self) -> dict[str, dict[str, Counts]]:
         """{family of metrics: {class: counts over all videos}}."""
         found: dict[str, dict[str, Counts]] = {}
-        for row in self.combined.filter(pc.is_valid(self.combined["counts"])).to_pylist():
-            family = scoring.families([row["metric"]])[0]
-            arrays = {name: np.array(numbers, np.float64) for name, numbers in row["counts"]}
-            found.setdefault(family, {})[row["class_name"]] = arrays
+        for (_, name), families in scoring.read_counts(self.combined).items():
+            for family, counts in families.items():
+                found.setdefault(family, {})[str(name)] = counts
         return found
 
     @property
@@ -252,12 +252,8 @@ def precision_charts(facts: Facts) -> list[tuple[str, float, str]]:
 
 
 def precision_recall(counts: Counts) -> tuple[Floats, Floats]:
-    """The curve whose area is `metrics.detection.average_precision`, as the corners of its steps: recall, precision."""
-    order = np.argsort(-counts["score"], kind="stable")
-    last = np.flatnonzero(np.diff(counts["score"][order], append=np.nan))  # equal scores enter together
-    true = np.cumsum(counts["hit"][order])[last]
-    precision = np.maximum.accumulate((true / (last + 1))[::-1])[::-1]
-    recall = true / counts["num_truth"].sum()
+    """The curve whose area is mAP, as the corners of its steps: recall, precision."""
+    recall, precision = curve(counts["score"], counts["hit"], float(counts["num_truth"].sum()))
     corners = np.repeat(np.concatenate([[0.0], recall]), 2)[1:-1] if len(recall) else np.zeros(0)
     return corners, np.repeat(precision, 2)
 
@@ -266,19 +262,10 @@ def hota_chart(facts: Facts) -> str | None:
     """HOTA, DetA and AssA against the IoU that a match needs, over all classes; None where truth has no ids."""
     if "hota" not in facts.counts:
         return None
-    found = hota_curves(list(facts.counts["hota"].values()))
+    found = hota.curves(add(list(facts.counts["hota"].values())))
     kinds = {"HOTA": "first", "DetA": "second", "AssA": "third"}
-    drawn = [Curve(name, ALPHAS, curve, kinds[name]) for name, curve in found.items()]
+    drawn = [Curve(name, hota.ALPHAS, found[name], kind) for name, kind in kinds.items()]
     return curves(drawn, "IoU that a match needs (α)", "score")
-
-
-def hota_curves(parts: Sequence[Counts]) -> dict[str, Floats]:
-    """HOTA, DetA, AssA (19,) at each of `hota.ALPHAS`; their means are the scores of these names."""
-    counts = add(parts)
-    tp = counts["tp"]
-    detection = tp / np.maximum(1, tp + counts["fn"] + counts["fp"])
-    association = counts["assa"] / np.maximum(1, tp)
-    return {"HOTA": np.sqrt(detection * association), "DetA": detection, "AssA": association}
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.metrics import ignoring
-from pipeline.metrics.clear import MIN_IOU
-from pipeline.metrics.pairs import EPSILON, Booleans, Ints, Pairs, assign, frame_slices, pair
+from pipeline.metrics.clear_trackeval import matched_by_trackeval
+from pipeline.metrics.pairs import Booleans, Ints, pair
 from pipeline.metrics.sides import Side, by_video, is_unnamed, nothing
 
 _CORNERS = ("x1", "y1", "x2", "y2")
@@ -140,7 +140,8 @@ def _cover(truth: Side, tracks: Side, length: int) -> Cover | None:
         predicted = predicted[predicted.ids >= 0]
         predicted = predicted[ignoring.counted(true, predicted)]
         true = true[true.kind == ignoring.SCORED]
-        close = _matched(pair(true, predicted))
+        pairs = pair(true, predicted)
+        close = pairs.where(matched_by_trackeval(pairs))
         object_id, track_id = true.ids[close.truth], predicted.ids[close.predicted]
         found.append(np.stack([close.frame, object_id, track_id, _switches(object_id, track_id)]))
         for frames in (true.frame, predicted.frame):
@@ -149,23 +150,6 @@ def _cover(truth: Side, tracks: Side, length: int) -> Cover | None:
     rows = np.concatenate(found, axis=1) if found else np.zeros((4, 0), np.int64)
     frame, object_id, track_id, switch = rows[:, np.argsort(rows[0], kind="stable")]
     return Cover(frame, object_id, track_id, switch.astype(np.bool_), errors)
-
-
-def _matched(pairs: Pairs) -> Pairs:
-    """The pairs that IDSW matches (TrackEval 1.3): those of the previous frame go on, then the greatest total IoU."""
-    close = pairs.where(pairs.iou >= MIN_IOU - EPSILON)
-    matched = np.zeros(len(close.iou), np.bool_)
-    steps = np.searchsorted(np.intersect1d(close.truth_frame, close.predicted_frame), close.frame)
-    partner = np.full(close.num_truth_ids, -1)
-    seen = np.full(close.num_truth_ids, -2)
-    truth_id, predicted_id = close.truth_id[close.truth], close.predicted_id[close.predicted]
-    for span in frame_slices(close)[0]:
-        truth, predicted, step = truth_id[span], predicted_id[span], steps[span.start]
-        continues = (partner[truth] == predicted) & (seen[truth] == step - 1)
-        taken = assign(close.truth[span], close.predicted[span], 1000.0 * continues + close.iou[span])
-        matched[span.start + taken] = True
-        partner[truth[taken]], seen[truth[taken]] = predicted[taken], step
-    return close.where(matched)
 
 
 def _switches(object_id: Ints, track_id: Ints) -> Booleans:

@@ -198,19 +198,26 @@ def weights(truth: Gathered, members: Booleans, false: Gathered) -> Floats:
 
 
 def average_precision(score: Floats, hit: Floats | Booleans, num_truth: float, false: Floats | None = None) -> float:
-    """Area under precision against recall, precision made to fall; nan without truth.
+    """Area under `curve`; nan without truth."""
+    if not num_truth:
+        return float("nan")
+    recall, precision = curve(score, hit, num_truth, false)
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def curve(
+    score: Floats, hit: Floats | Booleans, num_truth: float, false: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """Recall and precision at each distinct score (K,), best first; precision made to fall.
 
     score, hit (M,): of each prediction. false (M,): how much each counts as false, in [0, 1]; 1 - hit where None.
     """
-    if not num_truth:
-        return float("nan")
     order = np.argsort(-score, kind="stable")
     last = np.flatnonzero(np.diff(score[order], append=np.nan))  # last of each run of equal scores
     true: Floats = np.cumsum(hit[order], dtype=np.float64)[last]
     counted = last + 1 if false is None else true + np.cumsum(false[order])[last]
     precision = np.divide(true, counted, out=np.zeros(len(last)), where=counted > 0)
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(true / num_truth, prepend=0.0) * precision))
+    return true / num_truth, np.maximum.accumulate(precision[::-1])[::-1]
 
 
 def _by_group(group: Ints, numbers: Ints) -> tuple[Ints, Ints, Ints]:

@@ -52,16 +52,18 @@ def count(pairs: Pairs) -> Counts:
 
 
 def scores(counts: Counts) -> dict[str, float]:
-    """Means over the thresholds, in [0, 1]; all nan where there is neither truth nor prediction.
-
-    As TrackEval has it, LocA is 1 at a threshold that nothing passes.
-    """
-    tp, fn, fp = counts["tp"], counts["fn"], counts["fp"]
-    if not (tp + fn + fp).any():
+    """Means over the thresholds, in [0, 1]; all nan where there is neither truth nor prediction."""
+    if not (counts["tp"] + counts["fn"] + counts["fp"]).any():
         return dict.fromkeys(FIELDS, float("nan"))
+    return {name: float(curve.mean()) for name, curve in curves(counts).items()}
+
+
+def curves(counts: Counts) -> dict[str, Floats]:
+    """FIELDS at each of ALPHAS, (19,). As TrackEval has it, LocA is 1 at a threshold that nothing passes."""
+    tp, fn, fp = counts["tp"], counts["fn"], counts["fp"]
     deta = tp / np.maximum(1, tp + fn + fp)
     assa = counts["assa"] / np.maximum(1, tp)
-    curves = {
+    return {
         "HOTA": np.sqrt(deta * assa),
         "DetA": deta,
         "AssA": assa,
@@ -71,7 +73,6 @@ def scores(counts: Counts) -> dict[str, float]:
         "AssRe": counts["assre"] / np.maximum(1, tp),
         "AssPr": counts["asspr"] / np.maximum(1, tp),
     }
-    return {name: float(curve.mean()) for name, curve in curves.items()}
 
 
 def _match(pairs: Pairs, meeting: Ints, lengths: Ints) -> Booleans:
