@@ -4,7 +4,8 @@ and Track to Detect", 2017, section 4), and a tube's best scores lift all of its
 A tube has a box in every frame that has a box of its class; frames without one are jumped over. The step from box i to
 box j of the next such frame is worth s_i + s_j + psi(i, j) (equations 5 and 6), where psi is 1 if some move leads from
 where i is to where j is, else 0. The best tube of a class is found exactly, its boxes are taken away, and so on until a
-frame has no box left.
+frame has no box left. So tubes span the video: right for a few objects that stay, as in ImageNet VID, and for detectors
+that keep many weak boxes; people who walk in and out are better left to other linkers.
 
 Where it follows the authors' code rather than the paper: psi asks for an IoU of at least .5, not above; moves count for
 all classes, and for steps that jump over frames; boxes that no tube took are dropped. Ours: without moves the overlap
@@ -293,7 +294,7 @@ def _overlap(one: Array, other: Array, min_iou: float) -> bool:
     height = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
     shared = width * height
     both = (one[2] - one[0]) * (one[3] - one[1]) + (other[2] - other[0]) * (other[3] - other[1])
-    return shared >= min_iou * (both - shared)
+    return (shared > 0) & (shared >= min_iou * (both - shared))
 
 
 def _bonus(scores: Array, settings: Settings) -> Array:
@@ -323,8 +324,8 @@ def _causal_mean(scores: Array, alpha: float) -> Array:
 
 @numba.njit(cache=True)
 def _share(alpha: float, count: int) -> int:
-    """ceil(alpha * count), where .55 * 100 is 55."""
-    return int(np.ceil(alpha * count - 1e-9))
+    """ceil(alpha * count), where .55 * 100 is 55; at least 1."""
+    return max(1, int(np.ceil(alpha * count - 1e-9)))
 
 
 def _track(number: int, tube: Array, frame_index: Array, boxes: _Boxes, rescored: Array) -> Track:
