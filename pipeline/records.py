@@ -163,7 +163,8 @@ class Clip:
 class Moves:
     """Where boxes of one frame are `stride` frames on: evidence for linkers (D&T's tracks, PnP's predictions).
 
-    start, end: float32 (M, 4); scores: float32 (M,); box_id: int32 (M,), the detection that moved, -1 if none.
+    start, end: float32 (M, 4); scores: float32 (M,); box_id: int32 (M,), the detection that moved, -1 if none;
+    stride: at least 1.
     """
 
     start: Float
@@ -174,6 +175,7 @@ class Moves:
 
     def __post_init__(self) -> None:
         _same_length("Moves", start=self.start, end=self.end, scores=self.scores, box_id=self.box_id)
+        _check(self.stride >= 1, f"Moves.stride is {self.stride}; it must be at least 1: moves lead forward in time")
 
 
 @dataclass(frozen=True)
@@ -267,9 +269,10 @@ class Track:
     tracked: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
+        what = f"Track {self.track_id}"
         _check(self.track_id >= 1, f"Track.track_id is {self.track_id}; ids start at 1")
         _same_length(
-            f"Track {self.track_id}",
+            what,
             frame_index=self.frame_index,
             boxes=self.boxes,
             scores=self.scores,
@@ -278,10 +281,10 @@ class Track:
             tracked=self.tracked,
         )
         _check(
-            bool(np.all(np.diff(self.frame_index) > 0)),
-            f"Track {self.track_id} does not rise strictly in time; a track has one box a frame",
+            bool((self.frame_index[1:] > self.frame_index[:-1]).all()),
+            f"{what} does not rise strictly in time; a track has one box a frame",
         )
-        check_boxes(self.boxes, f"Track {self.track_id}")
+        check_boxes(self.boxes, what)
 
     def __len__(self) -> int:
         return len(self.frame_index)
@@ -289,10 +292,12 @@ class Track:
 
 def check_boxes(boxes: Array, what: str) -> None:
     """Raises ValueError unless boxes are (N, 4), finite, with x1 < x2 and y1 < y2."""
-    _check(boxes.ndim == 2 and boxes.shape[1] == 4, f"{what}: boxes have shape {boxes.shape}; it must be (N, 4)")
-    good = np.isfinite(boxes).all(axis=1) & (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{what}: boxes have shape {boxes.shape}; it must be (N, 4)")
+    good = np.isfinite(boxes)
+    good[:, :2] &= boxes[:, :2] < boxes[:, 2:]
     if not good.all():
-        worst = int(np.argmin(good))
+        worst = int(np.argmin(good.all(axis=1)))
         raise ValueError(
             f"{what}: box {worst} is {boxes[worst].tolist()}; boxes are finite xyxy with x1 < x2 and y1 < y2"
         )
@@ -321,4 +326,5 @@ def _check(holds: bool, message: str) -> None:
 
 def _same_length(what: str, **arrays: Array) -> None:
     lengths = {name: len(array) for name, array in arrays.items()}
-    _check(len(set(lengths.values())) <= 1, f"{what}: lengths differ, {lengths}; there must be one row a box")
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{what}: lengths differ, {lengths}; there must be one row a box")
