@@ -1,6 +1,7 @@
 """Detections in Parquet, one row a box, from whatever made them: a file, or a folder and what lies below it.
 
-Columns: video_id, frame_index, x1, y1, x2, y2 and score; class_name (or class_id) and timestamp_s where there are any.
+Columns: video_id, frame_index, x1, y1, x2, y2 and score; class_name (or class_id), timestamp_s and embedding (a list of
+as many numbers for every box: what `deepsort` and others tell objects apart by) where there are any.
 `tracks` tables of ours have them, and so has what DuckDB or pandas writes with those names.
 """
 
@@ -32,6 +33,7 @@ NEEDED = {
     **dict.fromkeys(CORNERS, pa.float32()),
     "score": pa.float32(),
 }
+LOOKS = pa.list_(pa.float32())
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +80,13 @@ def classes(video: VideoInfo) -> tuple[str, ...]:
     return tuple(sorted(pc.unique(_read(video.detections_uri, video.identity)["class_name"]).to_pylist()))
 
 
+def evidence(video: VideoInfo) -> frozenset[str]:
+    """The optional evidence that `detections` gives."""
+    assert video.detections_uri is not None, "videos() names the file"
+    has_looks = "embedding" in _read(video.detections_uri, video.identity).column_names
+    return frozenset({"embeddings"} if has_looks else ())
+
+
 def detections(video: VideoInfo) -> list[records.Detections]:
     """One record a frame from 0 to the last that has a box, best score first.
 
@@ -92,12 +101,20 @@ def detections(video: VideoInfo) -> list[records.Detections]:
         _log.warning("%s: %d boxes of %s have no size; left out", video.detections_uri, sum(~sized), video.video_id)
     label = pc.index_in(table["class_name"], pa.array(classes(video))).to_numpy()
     frame, score = table["frame_index"].to_numpy(), table["score"].to_numpy()
+    looks = np.stack(table["embedding"].to_numpy()) if "embedding" in table.column_names else None
     seconds = _seconds(frame, table["timestamp_s"].to_numpy(), video.fps or 1.0)
     order = np.lexsort((-score, frame))
     order = order[sized[order]]
     bounds = np.searchsorted(frame[order], np.arange(len(seconds) + 1))
     return [
-        records.detections(index, boxes[rows], score[rows], label[rows], timestamp_s=float(seconds[index]))
+        records.detections(
+            index,
+            boxes[rows],
+            score[rows],
+            label[rows],
+            timestamp_s=float(seconds[index]),
+            **({} if looks is None else {"embeddings": looks[rows]}),
+        )
         for index, rows in enumerate(order[a:b] for a, b in pairwise(bounds.tolist()))
     ]
 
@@ -139,9 +156,21 @@ def _files(uri: str) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=2)
 def _read(uri: str, content: str) -> pa.Table:
-    """The checked rows of a source, of this content: NEEDED, class_name and timestamp_s (null where unknown)."""
+    """The checked rows of a source, of this content: NEEDED, class_name and timestamp_s (null where unknown).
+
+    And embedding, where all files have it.
+    """
     fs, _ = fsspec.core.url_to_fs(uri)
-    return pa.concat_tables([_read_file(fs, entry["name"]) for entry in _files(uri)])
+    tables = [_read_file(fs, entry["name"]) for entry in _files(uri)]
+    shared = [name for name in tables[0].column_names if all(name in table.column_names for table in tables)]
+    table = pa.concat_tables([table.select(shared) for table in tables])
+    if "embedding" in shared:
+        lengths = pc.unique(pc.list_value_length(table["embedding"])).to_pylist()
+        if len(lengths) > 1:
+            raise ValueError(
+                f"{uri}: embedding has {' and '.join(map(str, lengths[:2]))} numbers; all must have as many"
+            )
+    return table
 
 
 def _read_file(fs: Any, path: str) -> pa.Table:
@@ -169,6 +198,10 @@ def _read_file(fs: Any, path: str) -> pa.Table:
         if "timestamp_s" in table.column_names
         else pa.nulls(len(table), pa.float64())
     )
+    if "embedding" in table.column_names:
+        columns["embedding"] = _column(table, "embedding", LOOKS, path)
+        wrong = pc.fill_null(pc.invert(pc.is_finite(pc.list_flatten(columns["embedding"]))), True)
+        _refuse(wrong, path, "embedding holds what is not a finite number")
     return pa.table({**columns, "class_name": classes, "timestamp_s": seconds})
 
 

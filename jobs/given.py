@@ -57,7 +57,9 @@ def of_catalog(recipe: Recipe) -> Given:
     return Given(
         videos=videos,
         classes=load("catalog", name).classes(videos[0]),
-        evidence=frozenset(),
+        evidence=load("catalog", name).evidence(videos[0])
+        if hasattr(load("catalog", name), "evidence")
+        else frozenset(),
         has_truth=any(video.truth_uri for video in videos),
         identity={"videos": prepare.videos_digest(videos)},
     )

@@ -1,9 +1,12 @@
 """Tracks from detections that are there already: a run's, or other people's.
 
-trackloom link runs/mine --linker tracklets --output runs/mine-tracklets
-trackloom link DATASET --catalog mot --linker tracklets --output runs/public      det/det.txt of each sequence
-trackloom link det.txt --linker tracklets --output runs/one
-trackloom link detections.parquet --linker tracklets --output runs/theirs
+trackloom link runs/mine --linker offline --output runs/mine-offline
+trackloom link DATASET --catalog mot --output runs/public      det/det.txt of each sequence
+trackloom link KITTI/training --catalog kitti --output runs/cars
+trackloom link det.txt --linker bytetrack --set linker.track_buffer=60 --output runs/one
+trackloom link detections.parquet --linker deepsort --output runs/theirs
+
+Without --linker: `tracklets` where a model's own tracklets are there, else `online`.
 """
 
 from __future__ import annotations
@@ -48,9 +51,11 @@ def link(
     """Gives stored detections their identities: `detections` in, `tracks` out, without any network."""
     catalog = given.kind_of(source, catalog)
     takes = OF_LINKING if catalog is None else ("catalog", "videos_per_shard", *OF_LINKING)
-    linker = linker or (None if recipe else "tracklets")
+    stored = given.of_run(source, output) if catalog is None else None
+    if linker is None and recipe is None:
+        linker = "tracklets" if stored and "tracklet_id" in stored.evidence else "online"
     chosen = recipe_of(recipe, settings, takes, [source], catalog=catalog, linker=linker)
-    found = given.of_run(source, output) if catalog is None else given.of_catalog(chosen)
+    found = stored or given.of_catalog(chosen)
     prepare.check_linker(chosen, found.evidence, source)
     engine, _ = prepare.engine(local, address)
     identity = {"detections": found.identity, "recipe": prepare.resolved(chosen, takes)}

@@ -91,9 +91,9 @@ def check_linker(recipe: Recipe, evidence: frozenset[str], who: str) -> None:
     who: gives the evidence.
     """
     linker = load("linker", recipe.linker)
-    settings(linker.Settings, recipe.linker_settings, f"linker {recipe.linker}")
+    chosen = settings(linker.Settings, recipe.linker_settings, f"linker {recipe.linker}")
     settings(refining.Settings, recipe.refine_settings, "refine")
-    lacking = linker.NEEDS - evidence
+    lacking = (linker.NEEDS | getattr(chosen, "needs", frozenset())) - evidence
     if lacking:
         given = ", ".join(sorted(evidence)) or "boxes, scores and labels only"
         raise ValueError(

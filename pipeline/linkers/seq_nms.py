@@ -52,6 +52,11 @@ class Settings:
     nms_iou: float | None = None
     min_length: int = 2
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Evidence that these settings cannot do without, beside NEEDS."""
+        return frozenset({"moves"} if self.links == "moves" else ())
+
     def __post_init__(self) -> None:
         for name, allowed in (("links", ("overlap", "moves")), ("rescore", ("average", "max"))):
             if getattr(self, name) not in allowed:

@@ -64,6 +64,11 @@ class Settings:
     same_class: bool = True
     min_length: int = 1
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Evidence that these settings cannot do without, beside NEEDS."""
+        return frozenset({"embeddings"} if self.match_by in ("both", "appearance") else ())
+
     def __post_init__(self) -> None:
         for name, choices in (("match_by", get_args(MatchBy)), ("assignment", get_args(Assignment))):
             if getattr(self, name) not in choices:

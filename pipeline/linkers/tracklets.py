@@ -68,6 +68,11 @@ class Settings:
     min_length: int = 3
     same_class: bool = True
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Evidence that these settings cannot do without, beside NEEDS."""
+        return frozenset({"embeddings"} if self.match_by == "appearance" else ())
+
     def __post_init__(self) -> None:
         if self.match_by not in get_args(MatchBy):
             allowed = ", ".join(get_args(MatchBy))

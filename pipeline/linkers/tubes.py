@@ -55,6 +55,11 @@ class Settings:
     max_gap: int | None = None
     interpolate_jumps: bool = False
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Evidence that these settings cannot do without, beside NEEDS."""
+        return frozenset({"moves"} if self.evidence == "moves" else ())
+
     def __post_init__(self) -> None:
         for name in ("min_iou", "alpha"):
             if not 0 < getattr(self, name) <= 1:

@@ -185,3 +185,32 @@ def test_what_is_not_there_and_what_is_not_parquet(tmp_path: Path) -> None:
             parquet.videos(str(tmp_path / name), Settings())
     with pytest.raises(ValueError, match=r"parquet\.fps is 0; it must be more than 0"):
         Settings(fps=0)
+
+
+def test_embeddings_are_evidence_where_every_box_has_one(tmp_path: Path) -> None:
+    looks = [[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [1.0, 1.0]]
+    source = written(tmp_path / "a.parquet", embedding=looks)
+    for video in parquet.videos(source, Settings()):
+        assert parquet.evidence(video) == {"embeddings"}
+    frames = read(source)["b"]
+    assert [frame.embeddings is not None and frame.embeddings.tolist() for frame in frames] == [
+        [[1.0, 0.0]],
+        [],
+        [[1.0, 1.0], [0.0, 1.0]],  # as the boxes: best score first
+    ]
+    written(tmp_path / "b.parquet")
+    assert {e for video in parquet.videos(str(tmp_path), Settings()) for e in parquet.evidence(video)} == set()
+
+
+@pytest.mark.parametrize(
+    ("looks", "said"),
+    [
+        ([[0.0, 1.0], [1.0], [0.5, 0.5], [1.0, 1.0]], "embedding has 2 and 1 numbers; all must have as many"),
+        ([[0.0], [1.0], None, [1.0]], "embedding is null"),
+        ([[0.0], [1.0], [float("nan")], [1.0]], "embedding holds what is not a finite number"),
+        (["a", "b", "c", "d"], "embedding is string; it must be list"),
+    ],
+)
+def test_embeddings_that_are_none_are_refused(tmp_path: Path, looks: list, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parquet.videos(written(tmp_path / "a.parquet", embedding=looks), Settings())
