@@ -5,7 +5,7 @@
     trackloom benchmark real-detections --data DATA [--json]
 
 Figures are medians of CPU time on synthetic input of the stated size, without compilation and imports; ratio is the
-peer's over ours. The peers: pip install 'trackloom[peers]'; without one its row is empty and the exit code is 1.
+peer's over ours. The peers: pip install -e '.[peers]'; without one its row is empty and the exit code is 1.
 DATA is a folder of real data: imagenet_vid/, mot15/ and kitti/ in the layouts of their catalogs.
 """
 
@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from enum import Enum
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from jobs.benchmark_rows import Row
 from jobs.command import main
@@ -48,34 +45,23 @@ def benchmark(
     module = importlib.import_module(f"jobs.benchmark_{what.name}")
     if what is not What.linkers and not os.path.isdir(data):
         raise ValueError(f"--data is {data!r}; benchmark {what.value} needs a folder of real data")
-    rows: Iterator[Row] = module.rows(data, slow_peers)
-    missing = _print_json(rows) if as_json else _print_table(rows)
+    missing: set[str] = set()
+    rows = _noting(module.rows(data, slow_peers), missing)
+    if as_json:
+        for row in rows:
+            print(json.dumps(row.as_json()), flush=True)
+    else:
+        Console(width=None if sys.stdout.isatty() else 140).print(module.table(rows))
     if missing:
-        print(f"not installed: {', '.join(sorted(missing))}; pip install 'trackloom[peers]'", file=sys.stderr)
+        print(f"not installed: {', '.join(sorted(missing))}; pip install -e '.[peers]'", file=sys.stderr)
     return 1 if missing else 0
 
 
-def _print_json(rows: Iterator[Row]) -> set[str]:
-    missing = set()
-    for row in rows:
-        found = {**asdict(row), "ratio": row.ratio}
-        missing |= {found.pop("missing")} - {""}
-        print(json.dumps({key: None if value != value else value for key, value in found.items()}), flush=True)
-    return missing
-
-
-def _print_table(rows: Iterator[Row]) -> set[str]:
-    table, missing = Table("name", "size", "ours", "peer", "theirs", "ratio", "unit"), set()
+def _noting(rows: Iterator[Row], missing: set[str]) -> Iterator[Row]:
+    """The rows; what is not installed is noted as they pass."""
     for row in rows:
         missing |= {row.missing} - {""}
-        theirs = "not installed" if row.missing else _figure(row.peer)
-        table.add_row(row.name, row.size, _figure(row.ours), row.peer_name, theirs, _figure(row.ratio), row.unit)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-    return missing
-
-
-def _figure(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+        yield row
 
 
 if __name__ == "__main__":

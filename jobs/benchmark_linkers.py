@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from jobs.benchmark_rows import Row, against, cpu_s, peer
-from pipeline.boxes import iou
+from jobs import benchmark_plain
+from jobs.benchmark_rows import Row, against, cpu_s, peer, table
 from pipeline.config import load
 from pipeline.records import Detections, VideoInfo, detections
+
+__all__ = ["rows", "table"]
 
 VIDEO = VideoInfo("benchmark", "", "folder", kind="rows", fps=30.0)
 CLASSES, BOXES, FRAMES = 30, 25, 300
@@ -21,16 +24,11 @@ def rows(data: str, slow_peers: bool) -> Iterator[Row]:
     """The offline linkers of class-wise paths, then online association at 20, 100 and 300 detections a frame."""
     frames = many_classes()
     size = f"{FRAMES} frames x {CLASSES} classes x {BOXES} boxes"
-    per_frame = 1000 / FRAMES
-    yield from against(
-        "tubes",
-        size,
-        "ms/frame",
-        per_frame * cpu_s(_linking("tubes", frames)),
-        {"plain numpy": lambda: _plain_tubes(frames)},
-        per_frame,
-    )
-    yield from against("seq_nms", size, "ms/frame", per_frame * cpu_s(_linking("seq_nms", frames)), {}, per_frame)
+    whole = 1000 / FRAMES
+    peers = {"plain numpy, from one class": lambda: _plain("tubes", benchmark_plain.tubes, frames)}
+    yield from against("tubes", size, "ms/frame", whole * cpu_s(_linking("tubes", frames)), peers, whole * CLASSES)
+    peers = {"plain numpy, from one class": lambda: _plain("seq_nms", benchmark_plain.sequences, frames, min_length=1)}
+    yield from against("seq_nms", size, "ms/frame", whole * cpu_s(_linking("seq_nms", frames)), peers, whole * CLASSES)
     for count, length in ((20, 150), (100, 150), (300, 60)):
         street = crowd(count, length)
         for name in ONLINE:
@@ -104,7 +102,7 @@ def _online_peers(
 
 
 def _roboflow(tracker: str, frames: list[Detections]) -> Callable[[], object]:
-    """Its tracker over all frames, its own records made beforehand? No: as its users do, a record a frame."""
+    """Its tracker over all frames, its records made on the way as its users do."""
     make = getattr(peer("trackers", "trackers"), tracker)
     supervision = peer("supervision", "supervision")
 
@@ -128,25 +126,19 @@ def _boxmot(frames: list[Detections]) -> Callable[[], object]:
     return work
 
 
-def _plain_tubes(frames: list[Detections]) -> Callable[[], object]:
-    """The K best disjoint paths of each class by Viterbi in plain numpy, with the IoU of neighbours as evidence."""
+def _plain(
+    name: str, path: Callable[..., NDArray[np.float64]], frames: list[Detections], **settings: Any
+) -> Callable[[], object]:
+    """The plain version of a linker on the first class alone, which has to find the same paths."""
+    mine = [np.flatnonzero(frame.labels == 0) for frame in frames]
+    boxes = [frame.boxes[chosen].astype(np.float64) for frame, chosen in zip(frames, mine, strict=True)]
+    scores = [frame.scores[chosen].astype(np.float64) for frame, chosen in zip(frames, mine, strict=True)]
+    linker = load("linker", name)
+    alone = [detections(index, *both) for index, both in enumerate(zip(boxes, scores, strict=True))]
+    tracks = linker.link(alone, VIDEO, linker.Settings(**settings))[1]
+    ours = np.sort([track.raw_scores.astype(np.float64).sum() for track in tracks])[::-1]
 
     def work() -> None:
-        for label in range(CLASSES):
-            mine = [frame.labels == label for frame in frames]
-            boxes = [frame.boxes[chosen] for frame, chosen in zip(frames, mine, strict=True)]
-            scores = [frame.scores[chosen].astype(float) for frame, chosen in zip(frames, mine, strict=True)]
-            links = [(iou(a, b) >= 0.5).astype(float) for a, b in pairwise(boxes)]
-            for _ in range(BOXES):
-                best, back = scores[0], []
-                for link, score in zip(links, scores[1:], strict=True):
-                    total = best[:, None] + link
-                    back.append(total.argmax(axis=0))
-                    best = total.max(axis=0) + score
-                at = int(best.argmax())
-                scores[-1][at] = -np.inf
-                for index in range(len(back) - 1, -1, -1):
-                    at = int(back[index][at])
-                    scores[index][at] = -np.inf
+        np.testing.assert_allclose(path(boxes, scores), ours, rtol=1e-6)
 
     return work

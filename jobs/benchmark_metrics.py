@@ -17,10 +17,12 @@ import numpy as np
 import pyarrow as pa
 
 from catalogs import imagenet_vid, mot
-from jobs.benchmark_rows import Row, against, cpu_s, peer
+from jobs.benchmark_rows import Row, against, cpu_s, peer, table
 from pipeline import scoring
 from pipeline.boxes import iou
 from pipeline.schemas import TRACKS
+
+__all__ = ["rows", "table"]
 
 SEQUENCES = [f"S-{number:02d}" for number in range(7)]
 FRAMES, OBJECTS = 759, 21  # in all 5,313 frames and 111,573 boxes: MOT17's training set has 5,316 and 112,297
@@ -68,12 +70,12 @@ def write_crowds(folder: Path) -> None:
         false = np.arange(3 * FRAMES)
         place = random.uniform(0, 1500, (len(false), 2))
         wrong = np.column_stack([1 + false % FRAMES, 100_000 + false // FRAMES, place, size[false % OBJECTS]])
-        for path, table, rest in (
+        for path, lines, rest in (
             (folder / "gt" / name / "gt" / "gt.txt", truth, (1, 1, 1)),
             (folder / "results" / "ours" / "data" / f"{name}.txt", np.concatenate([seen, wrong]), (0.9, -1, -1, -1)),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
-            whole = np.column_stack([table, np.tile(rest, (len(table), 1))])
+            whole = np.column_stack([lines, np.tile(rest, (len(lines), 1))])
             np.savetxt(
                 path,
                 whole,

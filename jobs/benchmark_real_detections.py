@@ -8,12 +8,13 @@ them; predictions that vans, people sitting and DontCare regions excuse do not c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from rich.table import Table
 
 from catalogs import kitti, mot
 from jobs.benchmark_rows import Missing, Row, peer
@@ -65,6 +66,22 @@ def rows(data: str, slow_peers: bool) -> Iterator[Row]:
                     unit,
                     missing.get(peer_name, ""),
                 )
+
+
+def table(rows: Iterable[Row]) -> Table:
+    """A line a tracker, ours and theirs."""
+    found: dict[str, dict[str, float]] = {}
+    missing = set()
+    for row in rows:
+        name, metric = row.name.split()
+        found.setdefault(name, {})[metric] = row.ours
+        found.setdefault(row.peer_name, {})[metric] = row.peer
+        missing |= {row.peer_name} if row.missing else set()
+    shown = Table("tracker", *SHOWN)
+    for name, scores in sorted(found.items(), key=lambda item: -item[1]["HOTA"]):
+        figures = [f"{scores[metric]:.0f}" if metric == "IDSW" else f"{scores[metric]:.1f}" for metric in SHOWN]
+        shown.add_row(name, *(["not installed"] if name in missing else figures))
+    return shown
 
 
 def entries(data: str) -> list[Entry]:
@@ -124,7 +141,11 @@ def _roboflow(kind: str) -> Tracker:
         running = make()
         shown, ids = [], []
         for frame in frames:
-            seen = running.update(supervision.Detections(frame.boxes, confidence=frame.scores, class_id=frame.labels))
+            seen = running.update(
+                supervision.Detections(
+                    frame.boxes.astype(float), confidence=frame.scores.astype(float), class_id=frame.labels
+                )
+            )
             identified = np.asarray(seen.tracker_id) >= 0  # -1 is its word for unconfirmed
             shown.append(detections(frame.frame_index, seen.xyxy[identified], seen.confidence[identified]))
             ids.append(np.asarray(seen.tracker_id)[identified].astype(np.int32))

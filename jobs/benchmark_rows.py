@@ -6,9 +6,11 @@ import importlib
 import math
 import time
 import types
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from statistics import median
+
+from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,25 @@ class Row:
     def ratio(self) -> float:
         """peer / ours: above 1 ours is the smaller figure."""
         return self.peer / self.ours if self.ours else math.nan
+
+    def as_json(self) -> dict[str, float | str | None]:
+        """What `--json` prints; null for what there is not."""
+        found = {**asdict(self), "ratio": self.ratio}
+        del found["missing"]
+        return {name: None if value != value else value for name, value in found.items()}
+
+
+def table(rows: Iterable[Row]) -> Table:
+    """The rows as people read them."""
+    shown = Table("name", "size", "ours", "peer", "theirs", "ratio", "unit")
+    for row in rows:
+        theirs = "not installed" if row.missing else _figure(row.peer)
+        shown.add_row(row.name, row.size, _figure(row.ours), row.peer_name, theirs, _figure(row.ratio), row.unit)
+    return shown
+
+
+def _figure(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 class Missing(ImportError):

@@ -16,7 +16,7 @@ import typer
 from pipeline.engine import StageError
 
 STOPPED = 130  # a shell's code for Ctrl-C
-VERBS = ("run", "detect", "link", "evaluate", "report", "query", "train")
+VERBS = ("run", "detect", "link", "evaluate", "report", "query", "train", "benchmark")
 
 
 # Typer's own copy of click's; it names only this child of it.

@@ -1,0 +1,111 @@
+"""`trackloom benchmark`: its rows, that both sides did the same work, and what is said where a peer is missing."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import benchmark_linkers, benchmark_metrics, benchmark_plain, benchmark_rows, command
+from jobs.benchmark_rows import Missing, Row, against
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both benchmarks at a size that takes no time."""
+    for module, sizes in (
+        (benchmark_linkers, {"CLASSES": 2, "BOXES": 4, "FRAMES": 12, "ONLINE": ("online", "sort")}),
+        (benchmark_metrics, {"FRAMES": 40, "OBJECTS": 5, "SEQUENCES": ["S-00", "S-01"]}),
+    ):
+        for name, value in sizes.items():
+            monkeypatch.setattr(module, name, value)
+
+
+def without_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("trackers", "supervision", "boxmot"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "changes"),
+    [("tubes", benchmark_plain.tubes, {}), ("seq_nms", benchmark_plain.sequences, {"min_length": 1})],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_plain_numpy_finds_the_same_paths(small: None, name: str, plain: object, changes: dict, seed: int) -> None:
+    benchmark_linkers._plain(name, plain, benchmark_linkers.many_classes(seed), **changes)()  # type: ignore[arg-type]
+
+
+def test_other_programs_score_crowds_as_we_do(small: None, tmp_path: Path) -> None:
+    benchmark_metrics.write_crowds(tmp_path)
+    scores = benchmark_metrics.score_crowds(str(tmp_path))
+    assert 0.2 < scores["HOTA"] < 0.9
+    benchmark_metrics._trackeval(str(tmp_path), scores)()
+    benchmark_metrics._motmetrics(str(tmp_path), scores)()
+    with pytest.raises(AssertionError, match="HOTA"):
+        benchmark_metrics._trackeval(str(tmp_path), {**scores, "HOTA": scores["HOTA"] + 1e-5})()
+
+
+def test_a_row_says_how_many_times_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_rows, "cpu_s", lambda work, repeats: 0.003)
+
+    def absent() -> object:
+        raise Missing("nowhere")
+
+    found, lost = against("a", "big", "ms", 1.5, {"one": lambda: lambda: None, "other": absent}, 1000.0)  # type: ignore[dict-item]
+    assert (found.peer, found.ratio, found.missing) == (3.0, 2.0, "")
+    assert (lost.missing, math.isnan(lost.ratio)) == ("nowhere", True)
+    (alone,) = against("a", "big", "ms", 1.5, {})
+    assert alone.peer_name == ""
+
+
+def called(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["trackloom", *arguments])
+    with pytest.raises(SystemExit) as end:
+        command.main("benchmark")
+    return int(end.value.code or 0)
+
+
+def test_a_missing_peer_is_said_and_is_a_failure(
+    small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_peers(monkeypatch)
+    assert called(["linkers", "--json"], monkeypatch) == 1
+    said = capsys.readouterr()
+    assert "not installed: trackers; pip install -e '.[peers]'" in said.err
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert {row["name"] for row in rows} == {"tubes", "seq_nms", "online", "sort"}
+    assert all(set(row) == {"name", "size", "ours", "peer_name", "peer", "ratio", "unit"} for row in rows)
+    tubes = next(row for row in rows if row["name"] == "tubes")
+    assert tubes["ratio"] == pytest.approx(tubes["peer"] / tubes["ours"])
+    assert next(row for row in rows if row["peer_name"] == "roboflow SORT")["peer"] is None
+
+
+def test_the_table_says_so_too(
+    small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_peers(monkeypatch)
+    assert called(["linkers"], monkeypatch) == 1
+    assert "not installed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["metrics", "--data", "nowhere"], "--data is 'nowhere'; benchmark metrics needs a folder of real data"),
+        (["linker"], "'linker' is not one of 'linkers', 'metrics', 'real-detections'"),
+    ],
+)
+def test_wrong_use_is_one_sentence(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(arguments, monkeypatch) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_rows_of_scores_hold_more_than_times() -> None:
+    assert Row("online HOTA", "14 entries", 69.0, "roboflow SORT", 67.2, "%").ratio == pytest.approx(67.2 / 69.0)
