@@ -104,6 +104,7 @@ def combine(tables: Iterable[pa.Table]) -> pa.Table:
     """
     table = pa.concat_tables(list(tables))
     tally = read_counts(table.filter(pc.and_(pc.is_valid(table["class_name"]), pc.is_valid(table["video_id"]))))
+    tally = {group: tally[group] for group in sorted(tally, key=str)}  # whatever the order in which shards come
     catalogs = pc.unique(table["catalog"]).to_pylist()
     return _table(catalogs[0] if len(catalogs) == 1 else "", tally, per_video=False)
 

@@ -127,27 +127,24 @@ def matched_by_motmetrics(pairs: Pairs) -> Booleans:
     is_close = pairs.iou >= MIN_IOU
     close = pairs.where(is_close)
     matched = np.zeros(len(close.truth), np.bool_)
-    partner = np.full(close.num_truth_ids, -1)
-    truth_id, predicted_id = close.truth_id[close.truth], close.predicted_id[close.predicted]
+    partner = [-1] * close.num_truth_ids
+    truth, predicted = close.truth_id[close.truth].tolist(), close.predicted_id[close.predicted].tolist()
     slices, competing = frame_slices(close)
     for span, is_competing in zip(slices, competing.tolist(), strict=True):
-        truth, predicted = truth_id[span], predicted_id[span]
-        taken = matched[span]
+        taken = list(range(span.start, span.stop))
         if is_competing:
-            continued = np.flatnonzero(partner[truth] == predicted)
             # Two objects may both have had this prediction last: the first keeps it.
-            continued = continued[np.unique(predicted[continued], return_index=True)[1]]
-            taken[continued] = True
-            rest = np.flatnonzero(~np.isin(truth, truth[continued]) & ~np.isin(predicted, predicted[continued]))
+            holder = {predicted[i]: i for i in reversed(taken) if partner[truth[i]] == predicted[i]}
+            busy = {truth[i] for i in holder.values()}
+            rest = np.array([i for i in taken if truth[i] not in busy and predicted[i] not in holder], np.int64)
+            taken = list(holder.values())
             if len(rest):
-                rows, columns = close.truth[span][rest], close.predicted[span][rest]
                 # So large that one pair more always outweighs any distances.
-                weight = 2.0 * len(rest) + 1 + close.iou[span][rest]
-                taken[rest[assign(rows, columns, weight)]] = True
-            truth, predicted = truth[taken], predicted[taken]
-        else:
-            taken[:] = True
-        partner[truth] = predicted
+                weight = 2.0 * len(rest) + 1 + close.iou[rest]
+                taken += rest[assign(close.truth[rest], close.predicted[rest], weight)].tolist()
+        for i in taken:
+            matched[i] = True
+            partner[truth[i]] = predicted[i]
     chosen = np.zeros(len(is_close), np.bool_)
     chosen[is_close] = matched
     return chosen

@@ -90,23 +90,19 @@ def matched_by_trackeval(pairs: Pairs) -> Booleans:
     is_close = pairs.iou >= MIN_IOU - EPSILON
     close = pairs.where(is_close)
     matched = np.zeros(len(close.truth), np.bool_)
-    partner = np.full(close.num_truth_ids, -1)
-    seen = np.full(close.num_truth_ids, -2)
-    steps = _steps(close)
-    truth_id, predicted_id = close.truth_id[close.truth], close.predicted_id[close.predicted]
+    last = [(-1, -1)] * close.num_truth_ids  # prediction and step of each object's last match
+    truth, predicted = close.truth_id[close.truth].tolist(), close.predicted_id[close.predicted].tolist()
+    steps = _steps(close).tolist()
     slices, competing = frame_slices(close)
     for span, is_competing in zip(slices, competing.tolist(), strict=True):
-        truth, predicted, step = truth_id[span], predicted_id[span], int(steps[span.start])
-        taken = matched[span]
+        taken, step = list(range(span.start, span.stop)), steps[span.start]
         if is_competing:
-            continues = (partner[truth] == predicted) & (seen[truth] == step - 1)
+            continues = np.array([last[truth[i]] == (predicted[i], step - 1) for i in taken])
             weight = 1000.0 * continues + close.iou[span]
-            taken[assign(close.truth[span], close.predicted[span], weight)] = True
-            truth, predicted = truth[taken], predicted[taken]
-        else:
-            taken[:] = True
-        partner[truth] = predicted
-        seen[truth] = step
+            taken = (span.start + assign(close.truth[span], close.predicted[span], weight)).tolist()
+        for i in taken:
+            matched[i] = True
+            last[truth[i]] = predicted[i], step
     chosen = np.zeros(len(is_close), np.bool_)
     chosen[is_close] = matched
     return chosen

@@ -24,11 +24,11 @@ truth of the frame, where ImageNet VID ignores none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from pipeline.boxes import area
+from pipeline.metrics import motion
 from pipeline.metrics.counts import Counts
 from pipeline.metrics.ignoring import SCORED, excused
 from pipeline.metrics.pairs import Booleans, Floats, Ints, Rows, overlaps
@@ -38,7 +38,7 @@ NEEDS_IDS = False
 OF_PAIRS = False
 OVER_CLASSES = "mean"
 MIN_IOU = 0.5
-SPLITS = tuple(f"{speed}_{by}" for by in ("by_box", "by_track") for speed in ("slow", "medium", "fast"))
+SPLITS = tuple(f"{group}_{by}" for by in ("by_box", "by_track") for group in motion.GROUPS)
 JOINED = ("score", "hit", *SPLITS)
 FIELDS = ("mAP", *(f"mAP_{split}" for split in SPLITS))
 
@@ -147,31 +147,14 @@ def mates(truth: Rows, predicted: Rows, needed: Floats) -> Ints:
 def splits(truth: Gathered) -> Booleans:
     """Which boxes of truth are in each of SPLITS: (6, N)."""
     box = truth.rows.motion.astype(np.float32)  # as the table has it, so that .7 is not below .7
-    track = track_motion(truth)
-    within: Booleans = np.stack(
-        [
-            *(box >= 0.9, (box >= 0.7) & (box <= 0.9), box <= 0.7),
-            *(track > 0.8, (track >= 0.6) & (track <= 0.8), track < 0.6),
-        ]
-    )
+    ids = truth.rows.ids
+    has_id = ids >= 0
+    track = np.unique((truth.group * (ids.max(initial=0) + 1) + ids)[has_id], return_inverse=True)[1].reshape(-1)
+    group = np.full(len(ids), len(motion.GROUPS))
+    group[has_id] = motion.groups(track, truth.moment[has_id], truth.rows.boxes[has_id])[track]
+    by_box = (box >= 0.9, (box >= 0.7) & (box <= 0.9), box <= 0.7)
+    within: Booleans = np.stack([*by_box, *(group == number for number in range(len(motion.GROUPS)))])
     return within
-
-
-def track_motion(truth: Gathered) -> Floats:
-    """The mean IoU (N,) of the boxes of each box's track in consecutive frames; nan without id or such frames."""
-    order = np.lexsort((truth.moment, truth.rows.ids, truth.group))
-    ids, moment, group = truth.rows.ids[order], truth.moment[order], truth.group[order]
-    goes_on = (np.diff(ids, prepend=-1) == 0) & (np.diff(group, prepend=-1) == 0)
-    track = np.cumsum(~goes_on)
-    after = np.flatnonzero(goes_on & (np.diff(moment, prepend=-1) == 1) & (ids >= 0))
-    steps = np.arange(len(after))  # each as if it were a frame of its own
-    boxes, moved = (replace(truth.rows[order[row]], frame=steps) for row in (after - 1, after))
-    step, _, iou = overlaps(boxes, moved)
-    number = np.bincount(track[after], minlength=len(order) + 1)
-    total = np.bincount(track[after[step]], iou, minlength=len(number))
-    mean = np.empty(len(order))
-    mean[order] = np.divide(total, number, out=np.full(len(number), np.nan), where=number > 0)[track]
-    return mean
 
 
 def weights(truth: Gathered, members: Booleans, false: Gathered) -> Floats:

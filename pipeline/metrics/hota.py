@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.metrics.counts import Counts
-from pipeline.metrics.pairs import EPSILON, Booleans, Floats, Ints, Pairs, assign, frame_slices
+from pipeline.metrics.pairs import EPSILON, Booleans, Floats, Ints, Pairs, assigned
 
 NEEDS_IDS = True
 OF_PAIRS = True
@@ -82,16 +82,7 @@ def _match(pairs: Pairs, meeting: Ints, lengths: Ints) -> Booleans:
     involved = involved + (np.bincount(pairs.predicted, pairs.iou)[pairs.predicted] if len(pairs.iou) else 0)
     together = np.bincount(meeting, pairs.iou / (involved - pairs.iou), minlength=len(lengths))  # (K,)
     alignment = together / (lengths - together)
-    weight: Floats = alignment[meeting] * pairs.iou
-
-    matched = np.ones(len(pairs.iou), np.bool_)
-    slices, competing = frame_slices(pairs)
-    for index in np.flatnonzero(competing):
-        span = slices[index]
-        taken = np.zeros(span.stop - span.start, np.bool_)
-        taken[assign(pairs.truth[span], pairs.predicted[span], weight[span])] = True
-        matched[span] = taken
-    return matched
+    return assigned(pairs, alignment[meeting] * pairs.iou)
 
 
 def _from_the_top(histogram: Floats | Ints) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.metrics.pairs import EPSILON, Booleans, Pairs, Rows, assign, frame_slices, overlaps, pair
+from pipeline.metrics.pairs import EPSILON, Booleans, Rows, assigned, overlaps, pair
 
 # What a row of truth does (`Rows.kind`).
 SCORED = 0
@@ -32,7 +32,7 @@ def counted(truth: Rows, predicted: Rows) -> Booleans:
         return counts
     pairs = pair(truth, predicted)
     close = pairs.where(pairs.iou >= MIN_IOU - EPSILON)
-    matched = close.where(_assigned(close))
+    matched = close.where(assigned(close, close.iou))
     excused = np.isin(truth.kind[matched.truth], (REGION, DISTRACTOR))
     counts[matched.predicted[excused]] = False
     free = np.ones(len(predicted), np.bool_)
@@ -55,15 +55,3 @@ def inside(truth: Rows, predicted: Rows) -> Booleans:
     _, index, share = overlaps(truth[truth.kind == REGION], predicted, over="prediction")
     within[index[share > MIN_INSIDE + EPSILON]] = True
     return within
-
-
-def _assigned(close: Pairs) -> Booleans:
-    """Which of these pairs (P,) an assignment of the greatest total IoU in each frame takes."""
-    taken = np.ones(len(close.iou), np.bool_)
-    slices, competing = frame_slices(close)
-    for index in np.flatnonzero(competing):
-        span = slices[index]
-        chosen = np.zeros(span.stop - span.start, np.bool_)
-        chosen[assign(close.truth[span], close.predicted[span], close.iou[span])] = True
-        taken[span] = chosen
-    return taken

@@ -146,7 +146,7 @@ def overlaps(truth: Rows, predicted: Rows, *, over: str = "union") -> tuple[Ints
         counts = count[begin:stop]
         first = np.repeat(np.arange(begin, stop), counts)
         second = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - start[begin:stop], counts)
-        share = _share(truth.boxes[first], predicted.boxes[second], over)
+        share = row_by_row(truth.boxes[first], predicted.boxes[second], over)
         touching = share > 0
         found.append((first[touching], second[touching], share[touching]))
         begin = stop
@@ -156,8 +156,8 @@ def overlaps(truth: Rows, predicted: Rows, *, over: str = "union") -> tuple[Ints
     return np.concatenate(firsts), np.concatenate(seconds), np.concatenate(shares)
 
 
-def _share(first: Floats, second: Floats, over: str) -> Floats:
-    """Overlap (P,) of boxes (P, 4) with boxes (P, 4), row by row, over their union or the second's area."""
+def row_by_row(first: Floats, second: Floats, over: str = "union") -> Floats:
+    """Overlap (P,) of boxes (P, 4) each with one of (P, 4), over their union or the second's area; see `overlaps`."""
     width = np.minimum(first[:, 2], second[:, 2]) - np.maximum(first[:, 0], second[:, 0])
     height = np.minimum(first[:, 3], second[:, 3]) - np.maximum(first[:, 1], second[:, 1])
     shared = np.maximum(width, 0) * np.maximum(height, 0)
@@ -179,10 +179,23 @@ def frame_slices(pairs: Pairs) -> tuple[list[slice], Booleans]:
     return [slice(a, b) for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)], competing
 
 
+def assigned(pairs: Pairs, weight: Floats) -> Booleans:
+    """Which pairs (P,) an assignment of the greatest total weight (P,) in each frame takes."""
+    taken = np.ones(len(weight), np.bool_)
+    slices, competing = frame_slices(pairs)
+    for index in np.flatnonzero(competing).tolist():
+        span = slices[index]
+        taken[span] = False
+        taken[span.start + assign(pairs.truth[span], pairs.predicted[span], weight[span])] = True
+    return taken
+
+
 def assign(truth: Ints, predicted: Ints, weight: Floats) -> Ints:
     """Which of one frame's pairs (P,) an assignment of the greatest total weight takes; each row at most once."""
     row = truth - truth.min()
     column = predicted - predicted.min()
+    if not row.any() or not column.any():  # one box against several, as most often: the best pair, without a matrix
+        return np.array([weight.argmax()])
     index = np.full((row.max() + 1, column.max() + 1), -1)
     index[row, column] = np.arange(len(row))
     weights = np.zeros(index.shape)

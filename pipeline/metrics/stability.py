@@ -23,8 +23,9 @@ import numpy as np
 
 from pipeline.metrics.counts import Counts, ratio
 from pipeline.metrics.ignoring import SCORED
+from pipeline.metrics.motion import GROUPS
 from pipeline.metrics.pairs import Floats, Ints, Rows
-from pipeline.metrics.tracks import GROUPS, THRESHOLDS, Agreement, compare, motion_groups
+from pipeline.metrics.tracks import THRESHOLDS, Agreement, compare
 
 NEEDS_IDS = True
 OF_PAIRS = False
@@ -46,7 +47,7 @@ def count(truth: Rows, predicted: Rows, tolerance: float = 0.0) -> Counts:
         return {name: np.zeros(len(GROUPS) + 1) for name in ("num_best_matches", *ERRORS)}
     found = compare(truth, predicted, tolerance)
     best = np.concatenate([_best_matches(found, threshold) for threshold in THRESHOLDS.values()])
-    group = motion_groups(found)[found.trajectory[best]]
+    group = found.groups()[found.trajectory[best]]
     values = {
         "num_best_matches": np.ones(len(found.track)),
         "fragment": _fragment_errors(found),

@@ -23,22 +23,23 @@ Decided here, where the sources leave it open or differ:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from pipeline.metrics import motion
 from pipeline.metrics.counts import Counts
 from pipeline.metrics.detection import average_precision, min_iou
 from pipeline.metrics.ignoring import SCORED, excused
-from pipeline.metrics.pairs import Booleans, Floats, Ints, Pairs, Rows, overlaps, pair
+from pipeline.metrics.motion import GROUPS
+from pipeline.metrics.pairs import Booleans, Floats, Ints, Pairs, Rows, pair
 
 NEEDS_IDS = True
 OF_PAIRS = False
 OVER_CLASSES = "mean"
 THRESHOLDS = {"25": 0.25, "50": 0.5, "75": 0.75}  # of temporal IoU
 JOINED = ("score", *(f"{what}_{name}" for what in ("hit", "group") for name in THRESHOLDS))
-GROUPS = ("slow", "medium", "fast")  # by number; what has no known motion is of the number after the last
 EVERY_GROUP = -1
 FIELDS = (
     "mAP_track",
@@ -73,6 +74,10 @@ class Agreement:
         best_first = np.lexsort((self.trajectory, -self.iou, -self.tiou))
         return best_first[np.unique(self.track[best_first], return_index=True)[1]]
 
+    def groups(self) -> Ints:
+        """The motion group (A,) of each trajectory; see `motion`."""
+        return motion.groups(self.close.truth_id, self.truth.frame, self.truth.boxes)
+
 
 def count(truth: Rows, predicted: Rows, tolerance: float = 0.0) -> Counts:
     """Counts of one video and class: score, hit_T and group_T (B',) of each track that counts; num_truth (4,).
@@ -82,7 +87,7 @@ def count(truth: Rows, predicted: Rows, tolerance: float = 0.0) -> Counts:
     tolerance: pixels that small boxes are forgiven, see `detection.count_all`; the development kit has 10.
     """
     found = compare(truth, predicted, tolerance)
-    groups = motion_groups(found)
+    groups = found.groups()
     closest = found.closest()
     counts = {
         "score": found.score[found.counts],
@@ -149,23 +154,6 @@ def compare(truth: Rows, predicted: Rows, tolerance: float) -> Agreement:
         iou=np.bincount(agreeing, close.iou).astype(np.float64),
         agreeing=agreeing,
     )
-
-
-def motion_groups(found: Agreement) -> Ints:
-    """The group of each trajectory (A,), an index into GROUPS; 3 where no two of its boxes are in consecutive frames.
-
-    Slow is a mean IoU of its boxes in consecutive frames above .8, medium .6 to .8, fast below .6.
-    """
-    truth_id = found.close.truth_id
-    order = np.argsort(truth_id, kind="stable")  # by trajectory, then frame
-    steps = np.flatnonzero((np.diff(truth_id[order]) == 0) & (np.diff(found.truth.frame[order]) == 1))
-    before, after = (replace(found.truth[order[row]], frame=np.arange(len(steps))) for row in (steps, steps + 1))
-    step, _, iou = overlaps(before, after)
-    owner = truth_id[order[steps]]
-    number = np.bincount(owner, minlength=found.close.num_truth_ids)
-    total = np.bincount(owner[step], iou, minlength=len(number))
-    mean = np.divide(total, number, out=np.full(len(number), np.nan), where=number > 0)
-    return np.select([mean > 0.8, mean >= 0.6, mean < 0.6], [0, 1, 2], default=len(GROUPS)).astype(np.int64)
 
 
 def _takes(found: Agreement, threshold: float) -> Ints:
