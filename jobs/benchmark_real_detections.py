@@ -141,11 +141,8 @@ def _roboflow(kind: str) -> Tracker:
         running = make()
         shown, ids = [], []
         for frame in frames:
-            seen = running.update(
-                supervision.Detections(
-                    frame.boxes.astype(float), confidence=frame.scores.astype(float), class_id=frame.labels
-                )
-            )
+            boxes, scores = frame.boxes.astype(np.float64), frame.scores.astype(np.float64)
+            seen = running.update(supervision.Detections(boxes, confidence=scores, class_id=frame.labels))
             identified = np.asarray(seen.tracker_id) >= 0  # -1 is its word for unconfirmed
             shown.append(detections(frame.frame_index, seen.xyxy[identified], seen.confidence[identified]))
             ids.append(np.asarray(seen.tracker_id)[identified].astype(np.int32))
