@@ -214,14 +214,13 @@ def test_ray_and_this_process_train_the_same(tmp_path: Any) -> None:
 
     material = labelled("synthetic", str(tmp_path), {"split": "train", "num_videos": 2})
     here = training.train_here(SHORT, material)
-    started = not ray.is_initialized()
+    ray.shutdown()  # actors of another test's session may hold both CPUs, and two workers would wait for ever
     OnRay("local").start()
     try:
         there = training.train_on_ray(SHORT, material)
         both = training.train_on_ray(replace(SHORT, workers=2), material)
     finally:
-        if started:
-            ray.shutdown()
+        ray.shutdown()
     theirs = there.model.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in here.model.state_dict().items())
     assert here.losses == there.losses
