@@ -21,7 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.linkers.parts.kalman import VELOCITY, HeightFilter
-from pipeline.linkers.parts.online import GivenBoxes, OpenTracks, follow, iou
+from pipeline.linkers.parts.online import GivenBoxes, OpenTracks, follow
+from pipeline.linkers.parts.overlaps import iou
+from pipeline.linkers.parts.ranges import check
 from pipeline.records import DEFAULT_FPS, Detections, Track, VideoInfo
 
 NEEDS: frozenset[str] = frozenset()
@@ -57,16 +59,13 @@ class Settings:
     same_class: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("track_high_thresh", "track_low_thresh", "new_track_thresh", "match_thresh"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"linker bytetrack.{name} is {getattr(self, name)}; it must be from 0 to 1")
+        shares = ("track_high_thresh", "track_low_thresh", "new_track_thresh", "match_thresh")
+        check(self, {**dict.fromkeys(shares, (0, 1)), "track_buffer": (0, np.inf)})
         if self.track_low_thresh > self.track_high_thresh:
             raise ValueError(
                 f"linker bytetrack.track_low_thresh is {self.track_low_thresh}; it must be at most "
                 f"track_high_thresh, which is {self.track_high_thresh}"
             )
-        if self.track_buffer < 0:
-            raise ValueError(f"linker bytetrack.track_buffer is {self.track_buffer}; it must be at least 0")
 
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:

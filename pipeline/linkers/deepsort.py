@@ -21,8 +21,11 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.linkers.parts.appearance import unit
 from pipeline.linkers.parts.kalman import CHI2_95_OF_4, HeightFilter
 from pipeline.linkers.parts.online import Floats, GivenBoxes, Indices, Mask, OpenTracks, follow
+from pipeline.linkers.parts.ranges import check
+from pipeline.linkers.parts.selection import in_order
 from pipeline.records import Detections, Track, VideoInfo
 
 NEEDS = frozenset({"embeddings"})
@@ -52,18 +55,8 @@ class Settings:
     same_class: bool = True
 
     def __post_init__(self) -> None:
-        for name, lowest, highest in (
-            ("max_cosine_distance", 0, 2),
-            ("max_iou_distance", 0, 1),
-            ("max_age", 0, np.inf),
-            ("n_init", 1, np.inf),
-            ("nn_budget", 1, np.inf),
-            ("min_confidence", 0, 1),
-        ):
-            value = getattr(self, name)
-            if value is not None and not lowest <= value <= highest:
-                allowed = f"at least {lowest}" if highest == np.inf else f"from {lowest} to {highest}"
-                raise ValueError(f"linker deepsort.{name} is {value}; it must be {allowed}")
+        counts = {"max_age": (0, np.inf), "n_init": (1, np.inf), "nn_budget": (1, np.inf)}
+        check(self, {"max_cosine_distance": (0, 2), "max_iou_distance": (0, 1), "min_confidence": (0, 1), **counts})
 
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:
@@ -73,7 +66,8 @@ def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> 
             raise ValueError(
                 f"frame {frame.frame_index} of {video.video_id} has boxes without embeddings; deepsort needs them"
             )
-    return list(frames), follow(_DeepSort(settings, frames), frames, settings.boxes, settings.whole_tracks)
+    ordered = in_order(frames)
+    return list(frames), follow(_DeepSort(settings, ordered), ordered, settings.boxes, settings.whole_tracks)
 
 
 class _DeepSort:
@@ -86,7 +80,8 @@ class _DeepSort:
         self.tracks = OpenTracks(HeightFilter())
         counts = [len(frame) for frame in frames]
         self.first = dict(zip([frame.frame_index for frame in frames], np.cumsum([0, *counts])[:-1], strict=True))
-        self.looks = _normalised([f.embeddings for f in frames if f.embeddings is not None and len(f)])
+        given = [f.embeddings for f in frames if f.embeddings is not None and len(f)]
+        self.looks = unit(np.concatenate(given)) if given else np.empty((0, 1), np.float32)
         self.previous, self.latest = (np.full(sum(counts), -1, np.intp) for _ in range(2))
 
     def step(self, frame: Detections) -> None:
@@ -126,12 +121,6 @@ class _DeepSort:
         numbers = self.tracks.number[here]
         self.previous[rows] = self.latest[numbers]
         self.latest[numbers] = rows
-
-
-def _normalised(embeddings: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """(B, E) of unit length; zeros stay zeros."""
-    together = np.concatenate(embeddings) if embeddings else np.empty((0, 1), np.float32)
-    return together / np.maximum(np.linalg.norm(together, axis=1, keepdims=True), 1e-12)
 
 
 # The order of a sum of products is free, so that they are taken several at a time.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.linkers.parts.ranges import check
 from pipeline.records import Detections, Track, VideoInfo
 from pipeline.tracks import tracks_of
 
@@ -20,8 +21,7 @@ class Settings:
     min_length: int = 1
 
     def __post_init__(self) -> None:
-        if self.min_length < 1:
-            raise ValueError(f"linker keep.min_length is {self.min_length}; it must be at least 1")
+        check(self, {"min_length": (1, np.inf)})
 
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:

@@ -16,7 +16,8 @@ import numpy as np
 from pipeline.linkers import online
 from pipeline.linkers.parts.filling import fill
 from pipeline.linkers.parts.online import follow
-from pipeline.linkers.parts.smoothing import smooth
+from pipeline.linkers.parts.ranges import ANY, check
+from pipeline.linkers.parts.smoothing import STRONGEST, smooth
 from pipeline.records import Detections, Track, VideoInfo
 
 NEEDS: frozenset[str] = frozenset()
@@ -43,10 +44,8 @@ class Settings(online.Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, lowest in (("missing", 0), ("min_length", 1), ("fill", 0), ("smooth", 0)):
-            value = getattr(self, name)
-            if not value >= lowest:
-                raise ValueError(f"linker offline.{name} is {value}; it must be at least {lowest}")
+        counts = {"min_length": (1, np.inf), "fill": (0, np.inf)}
+        check(self, {"min_evidence": ANY, "missing": (0, np.inf), "smooth": (0, STRONGEST), **counts})
 
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:

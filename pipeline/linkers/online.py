@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 from pipeline.linkers.parts.assignment import Pairs, match
 from pipeline.linkers.parts.kalman import BoxFilter, Floats, SizeFilter
-from pipeline.linkers.parts.online import OpenTracks, follow, iou
+from pipeline.linkers.parts.online import OpenTracks, follow
+from pipeline.linkers.parts.overlaps import iou
+from pipeline.linkers.parts.ranges import ANY, check
 from pipeline.records import Detections, Track, VideoInfo
 
 NEEDS: frozenset[str] = frozenset()
@@ -65,26 +67,25 @@ class Settings:
     measurement: float = 0.09
 
     def __post_init__(self) -> None:
+        shares = ("min_score", "min_fit", "score_weight")
+        amounts = ("miss", "margin", "size_weight", "process", "velocity")
+        check(
+            self,
+            {
+                **dict.fromkeys(shares, (0, 1)),
+                **dict.fromkeys(amounts, (0, np.inf)),
+                **dict.fromkeys(("begin", "certain", "most", "end"), ANY),
+                "prior": (1 - _SUREST, _SUREST),
+            },
+            above={"measurement": (0, np.inf)},
+        )
         linker = type(self).__module__.rpartition(".")[2]  # `offline` has these too
-        for name, lowest, highest in (
-            ("min_score", 0, 1),
-            ("prior", 1 - _SUREST, _SUREST),
-            ("miss", 0, np.inf),
-            ("min_fit", 0, 1),
-            ("margin", 0, np.inf),
-            ("size_weight", 0, np.inf),
-            ("score_weight", 0, 1),
-            ("process", 0, np.inf),
-            ("velocity", 0, np.inf),
-        ):
-            value = getattr(self, name)
-            if not lowest <= value <= highest:
-                allowed = f"at least {lowest}" if highest == np.inf else f"from {lowest:g} to {highest}"
-                raise ValueError(f"linker {linker}.{name} is {value}; it must be {allowed}")
-        if not self.measurement > 0:
-            raise ValueError(f"linker {linker}.measurement is {self.measurement}; it must be above 0")
         if not self.end < self.most:
             raise ValueError(f"linker {linker}.end is {self.end}; it must be below {linker}.most, {self.most}")
+        if not self.certain <= self.most:
+            raise ValueError(
+                f"linker {linker}.certain is {self.certain}; it must be at most {linker}.most, {self.most}"
+            )
 
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:
@@ -137,7 +138,8 @@ class Tracker:
         if settings.same_class:
             allowed &= self.tracks.label[:, None] == frame.labels
         height, theirs = expected[:, 3] - expected[:, 1], boxes[:, 3] - boxes[:, 1]
-        fit -= settings.size_weight * np.abs(np.subtract.outer(np.log(np.maximum(height, 1)), np.log(theirs)))
+        height = np.maximum(height, np.finfo(np.float64).tiny)  # of an expected box that is turned over, and fits none
+        fit -= settings.size_weight * np.abs(np.subtract.outer(np.log(height), np.log(theirs)))
         fit *= 1 - settings.score_weight + settings.score_weight * frame.scores
         return match(-fit, allowed & (fit > settings.min_fit), -settings.min_fit)
 

@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.linkers.parts import sequences
+from pipeline.linkers.parts.ranges import check
+from pipeline.linkers.parts.selection import select
 from pipeline.records import Detections, Track, VideoInfo
 from pipeline.tracks import tracks_of
 
@@ -58,19 +60,8 @@ class Settings:
         return frozenset({"moves"} if self.links == "moves" else ())
 
     def __post_init__(self) -> None:
-        for name, allowed in (("links", ("overlap", "moves")), ("rescore", ("average", "max"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"linker seq_nms.{name} is {getattr(self, name)!r}; it must be one of: {', '.join(allowed)}"
-                )
-        for name in ("link_iou", "suppress_iou", "nms_iou"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise ValueError(f"linker seq_nms.{name} is {value}; it must be above 0 and at most 1")
-        if not self.min_sum >= 0:
-            raise ValueError(f"linker seq_nms.min_sum is {self.min_sum}; it must be at least 0")
-        if self.min_length < 1:
-            raise ValueError(f"linker seq_nms.min_length is {self.min_length}; it must be at least 1")
+        ious = dict.fromkeys(("link_iou", "suppress_iou", "nms_iou"), (0, 1))
+        check(self, {"min_sum": (0, np.inf), "min_length": (1, np.inf)}, above=ious)
 
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:
@@ -107,7 +98,7 @@ def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> 
     ids = np.where(member, numbers, -1).astype(np.int32)
 
     kept = boxes.by_frame(keep)
-    before = [_only(frame, mine) for frame, mine in zip(frames, kept, strict=True)]
+    before = [select(frame, mine) for frame, mine in zip(frames, kept, strict=True)]
     new_scores = [new[mine] for new, mine in zip(boxes.by_frame(scores.astype(np.float32)), kept, strict=True)]
     after = [replace(frame, scores=new) for frame, new in zip(before, new_scores, strict=True)]
     return after, tracks_of(before, [one[mine] for one, mine in zip(boxes.by_frame(ids), kept, strict=True)], after)
@@ -148,7 +139,6 @@ class _Boxes:
 
     def target(self, strides: Sequence[int]) -> NDArray[np.int64]:
         """The group (G,) of each group's class as many frames on as its frame strides (T,); -1 where there is none."""
-        assert min(strides) >= 1, "links lead forward in time"
         frame_index = np.array([frame.frame_index for frame in self._frames], np.int64)
         span = frame_index[-1] + max(strides) + 1
         key = self._group_label * span + frame_index[self._group_position]
@@ -191,12 +181,3 @@ def _rescored(
     after = scores.copy()
     after[members] = new[sequence]
     return after
-
-
-_OF_BOXES = ("boxes", "scores", "labels", "box_id", "class_scores", "embeddings", "tracklet_id", "tracked")
-
-
-def _only(frame: Detections, keep: NDArray[np.bool_]) -> Detections:
-    """The frame with those boxes only; keep: (N,). Its moves stay whole: they are of the places, too."""
-    given = {name: getattr(frame, name) for name in _OF_BOXES}
-    return replace(frame, **{name: value[keep] for name, value in given.items() if value is not None})

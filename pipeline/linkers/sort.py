@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.linkers.parts.assignment import Pairs, match
 from pipeline.linkers.parts.kalman import AreaFilter
 from pipeline.linkers.parts.online import Floats, GivenBoxes, OpenTracks, follow
+from pipeline.linkers.parts.ranges import check
 from pipeline.records import Detections, Track, VideoInfo
 
 NEEDS: frozenset[str] = frozenset()
@@ -42,12 +43,7 @@ class Settings:
     same_class: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("max_age", "min_hits"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"linker sort.{name} is {getattr(self, name)}; it must be at least 0")
-        for name in ("iou_threshold", "min_score"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"linker sort.{name} is {getattr(self, name)}; it must be from 0 to 1")
+        check(self, {"max_age": (0, np.inf), "min_hits": (0, np.inf), "iou_threshold": (0, 1), "min_score": (0, 1)})
 
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:

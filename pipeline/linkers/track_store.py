@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numba
 import numpy as np
@@ -31,6 +31,7 @@ from pipeline.linkers.parts import appearance
 from pipeline.linkers.parts.assignment import match
 from pipeline.linkers.parts.candidates import Candidates, Indices, candidates
 from pipeline.linkers.parts.overlaps import overlapping
+from pipeline.linkers.parts.ranges import check
 from pipeline.records import Detections, Track, VideoInfo
 
 NEEDS: frozenset[str] = frozenset()
@@ -70,21 +71,9 @@ class Settings:
         return frozenset({"embeddings"} if self.match_by in ("both", "appearance") else ())
 
     def __post_init__(self) -> None:
-        for name, choices in (("match_by", get_args(MatchBy)), ("assignment", get_args(Assignment))):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"linker track_store.{name} is {getattr(self, name)!r}; it must be one of: {', '.join(choices)}"
-                )
-        for name, lowest, highest in (
-            *((share, 0, 1) for share in ("min_score", "iou_weight", "min_iou")),
-            ("min_cosine", -1, 1),
-            ("max_gap", 0, np.inf),
-            *((count, 1, np.inf) for count in ("max_boxes", "history", "min_length")),
-        ):
-            value = getattr(self, name)
-            if value is not None and not lowest <= value <= highest:
-                allowed = f"at least {lowest}" if highest == np.inf else f"from {lowest} to {highest}"
-                raise ValueError(f"linker track_store.{name} is {value}; it must be {allowed}")
+        shares, counts = ("min_score", "iou_weight", "min_iou"), ("max_boxes", "history", "min_length")
+        ranges = {**dict.fromkeys(shares, (0, 1)), **dict.fromkeys(counts, (1, np.inf))}
+        check(self, {**ranges, "min_cosine": (-1, 1), "max_gap": (0, np.inf)})
 
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:

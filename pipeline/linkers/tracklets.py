@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from pipeline.linkers.parts import appearance
 from pipeline.linkers.parts.assignment import match
 from pipeline.linkers.parts.candidates import Candidates, Indices, candidates
 from pipeline.linkers.parts.overlaps import overlapping
+from pipeline.linkers.parts.ranges import check
 from pipeline.records import Detections, Track, VideoInfo
 
 NEEDS: frozenset[str] = frozenset()
@@ -74,23 +75,9 @@ class Settings:
         return frozenset({"embeddings"} if self.match_by == "appearance" else ())
 
     def __post_init__(self) -> None:
-        if self.match_by not in get_args(MatchBy):
-            allowed = ", ".join(get_args(MatchBy))
-            raise ValueError(f"linker tracklets.match_by is {self.match_by!r}; it must be one of: {allowed}")
-        for name, lowest, highest in (
-            *((share, 0, 1) for share in ("min_score", "min_start_score", "min_iou", "velocity")),
-            *((count, 0, np.inf) for count in ("gap_slack", "max_gap")),
-            *((count, 1, np.inf) for count in ("refresh", "min_length")),
-        ):
-            value = getattr(self, name)
-            if value is not None and not lowest <= value <= highest:
-                allowed = f"at least {lowest}" if highest == np.inf else f"from {lowest} to {highest}"
-                raise ValueError(f"linker tracklets.{name} is {value}; it must be {allowed}")
-        if not 0 < self.max_distance <= 2:
-            raise ValueError(
-                f"linker tracklets.max_distance is {self.max_distance}; it must be above 0 and at most 2, "
-                "which unit vectors are apart at most"
-            )
+        shares = dict.fromkeys(("min_score", "min_start_score", "min_iou", "velocity"), (0, 1))
+        gaps, counts = dict.fromkeys(("gap_slack", "max_gap"), (0, np.inf)), {"refresh": (1, np.inf)}
+        check(self, {**shares, **gaps, **counts, "min_length": (1, np.inf)}, above={"max_distance": (0, 2)})
 
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:

@@ -24,6 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.linkers.parts.filling import fill
+from pipeline.linkers.parts.ranges import ANY, check
+from pipeline.linkers.parts.rescoring import best_count, causal_means
+from pipeline.linkers.parts.selection import select
 from pipeline.linkers.parts.viterbi import best_paths
 from pipeline.records import Detections, Moves, Track, VideoInfo
 
@@ -61,11 +64,7 @@ class Settings:
         return frozenset({"moves"} if self.evidence == "moves" else ())
 
     def __post_init__(self) -> None:
-        for name in ("min_iou", "alpha"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"linker tubes.{name} is {getattr(self, name)}; it must be above 0 and at most 1")
-        if self.max_gap is not None and self.max_gap < 0:
-            raise ValueError(f"linker tubes.max_gap is {self.max_gap}; it must be none or at least 0")
+        check(self, {"min_score": ANY, "max_gap": (0, np.inf)}, above={"min_iou": (0, 1), "alpha": (0, 1)})
 
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:
@@ -108,10 +107,9 @@ def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> 
     if longest > 0:
         tracks = fill(tracks, frame_index, longest)
     bounds = np.cumsum([len(frame) for frame in frames])[:-1]
-    given_out = [
-        _given_out(frame, after, taken, settings.keep_unlinked)
-        for frame, after, taken in zip(frames, np.split(rescored, bounds), np.split(linked, bounds), strict=True)
-    ]
+    given_out = [dataclasses.replace(f, scores=new) for f, new in zip(frames, np.split(rescored, bounds), strict=True)]
+    if not settings.keep_unlinked:
+        given_out = [select(frame, taken) for frame, taken in zip(given_out, np.split(linked, bounds), strict=True)]
     return given_out, tracks
 
 
@@ -307,30 +305,8 @@ def _bonus(scores: Array, settings: Settings) -> Array:
     if settings.rescore == "none":
         return np.zeros((len(scores), 1))
     if settings.rescore == "causal":
-        return _causal_mean(scores, settings.alpha)
-    return np.sort(scores, axis=1)[:, -_share(settings.alpha, scores.shape[1]) :].mean(axis=1, keepdims=True)
-
-
-@numba.njit(cache=True)
-def _causal_mean(scores: Array, alpha: float) -> Array:
-    """(K, T): the mean of the best share of each row's scores up to there."""
-    means = np.empty_like(scores)
-    best = np.empty(scores.shape[1])
-    for row in range(len(scores)):
-        for t in range(scores.shape[1]):
-            place = t
-            while place > 0 and best[place - 1] < scores[row, t]:
-                best[place] = best[place - 1]
-                place -= 1
-            best[place] = scores[row, t]
-            means[row, t] = best[: _share(alpha, t + 1)].mean()
-    return means
-
-
-@numba.njit(cache=True)
-def _share(alpha: float, count: int) -> int:
-    """ceil(alpha * count), where .55 * 100 is 55; at least 1."""
-    return max(1, int(np.ceil(alpha * count - 1e-9)))
+        return causal_means(scores, settings.alpha)
+    return np.sort(scores, axis=1)[:, -best_count(settings.alpha, scores.shape[1]) :].mean(axis=1, keepdims=True)
 
 
 def _track(number: int, tube: Array, frame_index: Array, boxes: _Boxes, rescored: Array) -> Track:
@@ -346,15 +322,3 @@ def _track(number: int, tube: Array, frame_index: Array, boxes: _Boxes, rescored
         box_id=boxes.box_id[tube],
         tracked=boxes.tracked[tube],
     )
-
-
-def _given_out(frame: Detections, rescored: Array, linked: Array, keep_unlinked: bool) -> Detections:
-    """The frame with its new scores, and without its unlinked boxes unless they are kept."""
-    if keep_unlinked or linked.all():
-        return dataclasses.replace(frame, scores=rescored)
-    rows = {name: getattr(frame, name) for name in _PER_BOX}
-    kept = {name: values[linked] for name, values in rows.items() if values is not None}
-    return dataclasses.replace(frame, **kept, scores=rescored[linked])
-
-
-_PER_BOX = ("boxes", "labels", "box_id", "class_scores", "embeddings", "tracklet_id", "tracked")

@@ -58,14 +58,15 @@ def candidates(
 ) -> Candidates:
     """The boxes that `able` allows, (N_t,) for each frame, and of them only the `most` best of each frame.
 
-    looks: whether to keep embeddings. Boxes of equal score come in order of their corners, so that what is made of
-    them does not depend on the order in which a frame holds them.
+    looks: whether to keep embeddings. Boxes of equal score come in order of their corners, then of box_id, so that what
+    is made of them does not depend on the order in which a frame holds them.
     """
     counts = np.array([len(frame) for frame in frames], np.intp)
     of_frame = np.repeat(np.arange(len(frames)), counts)
     scores = _joined([frame.scores for frame in frames], np.float32)
     boxes = _joined([frame.boxes for frame in frames], np.float64, (4,))
-    place = np.lexsort((*boxes.T, -scores, of_frame))
+    box_id = _joined([frame.box_id for frame in frames], np.int32)
+    place = np.lexsort((box_id, *boxes.T, -scores, of_frame))
     place = place[_joined(able, np.bool_)[place]]
     starts = np.searchsorted(of_frame[place], np.arange(len(frames) + 1))
     if most is not None:
@@ -93,6 +94,7 @@ def _tracklets(frames: Sequence[Detections]) -> Indices:
 
 
 def _embeddings(frames: Sequence[Detections], place: Indices) -> Float | None:
+    frames = [frame for frame in frames if len(frame)]  # those of no box may have any width
     size = next((frame.embeddings.shape[1] for frame in frames if frame.embeddings is not None), None)
     if size is None:
         return None

@@ -18,7 +18,7 @@ def fill(tracks: Sequence[Track], frame_indices: Array, longest: int) -> list[Tr
 
     frame_indices: (F,) strictly rising, the frames that there are; others get no box. longest: missing frames in a
     gap, above which it stays open. A new box has box_id -1; its corners and scores lie linearly between its
-    neighbours'.
+    neighbours'; but where rounding would leave a tiny box no size it is the one before.
     """
     return [_filled(track, np.asarray(frame_indices), longest) for track in tracks]
 
@@ -43,10 +43,12 @@ def _filled(track: Track, frame_indices: Array, longest: int) -> Track:
         part = share.reshape(-1, *[1] * (old.ndim - 1))
         return merged(old, (1 - part) * old[before] + part * old[before + 1])
 
+    boxes = between(track.boxes)
+    has_size = np.all(boxes[:, :2] < boxes[:, 2:], axis=1, keepdims=True)
     return replace(
         track,
         frame_index=merged(have, when),
-        boxes=between(track.boxes),
+        boxes=np.where(has_size, boxes, merged(track.boxes, track.boxes[before])),
         scores=between(track.scores),
         raw_scores=between(track.raw_scores),
         box_id=merged(track.box_id, np.full(len(when), -1)),

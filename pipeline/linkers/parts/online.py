@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.linkers.parts.assignment import match
 from pipeline.linkers.parts.kalman import BoxFilter
+from pipeline.linkers.parts.overlaps import iou
+from pipeline.linkers.parts.selection import in_order
 from pipeline.records import Detections, Track, detections
 from pipeline.tracks import tracks_of
 
@@ -133,7 +134,7 @@ def follow(tracker: Tracker, frames: Sequence[Detections], boxes: GivenBoxes, wh
     shown: list[Detections] = []
     confirmed: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
     upcoming = 0
-    for frame in frames:
+    for frame in in_order(frames):
         while upcoming < frame.frame_index and len(tracker.tracks):
             tracker.step(detections(upcoming))
             upcoming += 1
@@ -163,19 +164,3 @@ def _with_boxes(frame: Detections, rows: Indices, boxes: Floats) -> Detections:
     changed = frame.boxes.copy()
     changed[rows[good]] = new[good]
     return dataclasses.replace(frame, boxes=changed)
-
-
-@numba.njit(cache=True)
-def iou(first: Floats, second: Floats) -> Floats:
-    """`pipeline.boxes.iou` of (N, 4) with (M, 4), without its intermediates; 0 for a box that is turned over."""
-    overlap = np.zeros((len(first), len(second)))
-    for row in range(len(first)):
-        left, top, right, bottom = first[row]
-        area = (right - left) * (bottom - top)
-        for column in range(len(second)):
-            width = min(right, second[column, 2]) - max(left, second[column, 0])
-            height = min(bottom, second[column, 3]) - max(top, second[column, 1])
-            if width > 0 and height > 0:
-                other = (second[column, 2] - second[column, 0]) * (second[column, 3] - second[column, 1])
-                overlap[row, column] = width * height / (area + other - width * height)
-    return overlap

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import ceil
 from typing import Any, Literal
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,8 +30,8 @@ def rescore(tracks: Sequence[Track], rule: Rule, share: float = 0.5, decay: floa
     new: dict[str, Callable[[NDArray[np.float64]], Any]] = {
         "mean": np.mean,
         "max": np.max,
-        "top": lambda scores: np.mean(np.sort(scores)[-_best(share, len(scores)) :]),
-        "causal": lambda scores: _causal(scores, share),
+        "top": lambda scores: np.mean(np.sort(scores)[-best_count(share, len(scores)) :]),
+        "causal": lambda scores: causal_means(scores[None], share)[0],
         "running": lambda scores: _running(scores, decay),
     }
     return [
@@ -56,18 +55,25 @@ def rescore_frames(frames: Sequence[Detections], tracks: Sequence[Track]) -> lis
     return rescored
 
 
-def _best(share: float, length: int) -> int:
-    """How many make up the best share: rounded up, but not for what is only a rounding error above a whole number."""
-    return max(1, ceil(share * length - 1e-9))
+@numba.njit(cache=True)
+def best_count(share: float, length: int) -> int:
+    """How many make up the best share, at least 1: rounded up, but .55 of 100 are 55."""
+    return max(1, int(np.ceil(share * length - 1e-9)))
 
 
-def _causal(scores: NDArray[np.float64], share: float) -> list[float]:
-    ordered: list[float] = []
-    means = []
-    for length, score in enumerate(scores.tolist(), start=1):
-        insort(ordered, score)
-        best = ordered[-_best(share, length) :]
-        means.append(sum(best) / len(best))
+@numba.njit(cache=True)
+def causal_means(scores: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """(K, T): at each of the scores (K, T) the mean of the best share of its row up to there."""
+    means = np.empty_like(scores)
+    best = np.empty(scores.shape[1])
+    for row in range(len(scores)):
+        for t in range(scores.shape[1]):
+            place = t
+            while place > 0 and best[place - 1] < scores[row, t]:
+                best[place] = best[place - 1]
+                place -= 1
+            best[place] = scores[row, t]
+            means[row, t] = best[: best_count(share, t + 1)].mean()
     return means
 
 

@@ -14,25 +14,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.linkers.parts.overlaps import iou_of
+
 FREE, SUPPRESSED = -1, -2  # instead of the number of a sequence
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-@numba.njit(cache=True)
-def iou(boxes: Floats, i: int, others: Floats, j: int) -> float:
-    """Intersection over union of boxes[i] and others[j], of (N, 4) and (M, 4) xyxy; 0 where they do not overlap."""
-    width = min(boxes[i, 2], others[j, 2]) - max(boxes[i, 0], others[j, 0])
-    if not width > 0:
-        return 0.0
-    height = min(boxes[i, 3], others[j, 3]) - max(boxes[i, 1], others[j, 1])
-    if not height > 0:
-        return 0.0
-    shared = width * height
-    area = (boxes[i, 2] - boxes[i, 0]) * (boxes[i, 3] - boxes[i, 1])
-    other_area = (others[j, 2] - others[j, 0]) * (others[j, 3] - others[j, 1])
-    return shared / (area + other_area - shared)
 
 
 @numba.njit(cache=True)
@@ -53,7 +40,7 @@ def find_links(
         if following < 0:
             continue
         for other in range(first[following], first[following + 1]):
-            if iou(expected, place, boxes, other) >= min_iou:
+            if iou_of(expected, place, boxes, other) >= min_iou:
                 links.append(other)
                 link_first[owner[place] + 1] += 1
     return np.cumsum(link_first), np.array(links, np.int64)
@@ -110,7 +97,7 @@ def choose(
                 g, last = group[box], box
                 touched[g] = number
                 for other in range(first[g], first[g + 1]):
-                    if other == box or (sequence[other] == FREE and iou(boxes, box, boxes, other) >= suppress_iou):
+                    if other == box or (sequence[other] == FREE and iou_of(boxes, box, boxes, other) >= suppress_iou):
                         sequence[other] = SUPPRESSED
                         best[other], lowered[other] = -np.inf, number
                 sequence[box] = number

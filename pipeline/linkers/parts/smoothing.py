@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 # one before, from next to none to some thirty on either side.
 RATIOS = 8.0 ** np.arange(-3, 8)
 SAY_OF_THE_VIDEO = 15  # in boxes; from 5 to 50 the truth is met equally well
+STRONGEST = 1000.0  # strength beyond which numbers lose their digits
 RESOLUTION = 1e-3  # pixels: there is no less noise than this
 
 
@@ -35,9 +36,9 @@ def smooth(tracks: Sequence[Track], strength: float = 1.0, only_made: bool = Fal
     """The tracks with their boxes on the course that each is likeliest to have taken.
 
     Boxes that a linker made (box_id -1) are no evidence: they are put where the others say. only_made: put those
-    there and leave the others as they are. strength: above 0, times what the likelihood says about the noise.
-    Unchanged stay tracks of fewer than three detections, boxes made before the first detection or after the last, and
-    a box that would have no size left.
+    there and leave the others as they are. strength: above 0 and at most STRONGEST, times what the likelihood says
+    about the noise. Unchanged stay tracks of fewer than three detections, boxes made before the first detection or
+    after the last, and a box that would have no size left.
     """
     is_enough = [np.count_nonzero(track.box_id >= 0) >= 3 for track in tracks]
     able = [track for track, enough in zip(tracks, is_enough, strict=True) if enough]

@@ -255,9 +255,10 @@ def test_shuffled_embeddings_make_it_worse() -> None:
     assert shuffled > 2 * own > 0
 
 
-def test_the_length_of_embeddings_does_not_matter() -> None:
+@pytest.mark.parametrize("length", [1e-30, 7, 1e30])
+def test_the_length_of_embeddings_does_not_matter(length: float) -> None:
     frames, _ = crowd(3)
-    longer = [dataclasses.replace(frame, embeddings=frame.embeddings * np.float32(7)) for frame in frames]
+    longer = [dataclasses.replace(frame, embeddings=frame.embeddings * np.float32(length)) for frame in frames]
     one, other = (deepsort.link(given, VIDEO, deepsort.Settings())[1] for given in (frames, longer))
     assert boxes_of(one) == boxes_of(other)
 
@@ -302,7 +303,7 @@ WRONG = [
     ({"max_iou_distance": -0.1}, "linker deepsort.max_iou_distance is -0.1; it must be from 0 to 1"),
     ({"max_age": -1}, "linker deepsort.max_age is -1; it must be at least 0"),
     ({"n_init": 0}, "linker deepsort.n_init is 0; it must be at least 1"),
-    ({"nn_budget": 0}, "linker deepsort.nn_budget is 0; it must be at least 1"),
+    ({"nn_budget": 0}, "linker deepsort.nn_budget is 0; it must be none or at least 1"),
     ({"min_confidence": float("nan")}, "linker deepsort.min_confidence is nan; it must be from 0 to 1"),
 ]
 

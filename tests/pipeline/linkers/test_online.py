@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,13 @@ def test_fit(objects: list[list[Detections]], changes: dict, count: int) -> None
     assert len(follow(together(*objects), **changes)) == count
 
 
+@pytest.mark.parametrize("scale", [2.0**-12, 2.0**12])
+def test_what_a_pixel_is_does_not_matter(scale: float) -> None:
+    frames = together(walk([SURE] * 6, speed=9), walk([SURE] * 6, speed=-9, size=30))
+    scaled = [dataclasses.replace(frame, boxes=frame.boxes * np.float32(scale)) for frame in frames]
+    assert given_out(follow(scaled)) == given_out(follow(frames)) == [[*range(6)]] * 2
+
+
 def test_classes_stay_apart_unless_asked() -> None:
     frames = walk([SURE] * 6)
     turned = [detections(f.frame_index, f.boxes, f.scores, [f.frame_index % 2]) for f in frames]
@@ -140,7 +148,9 @@ def test_filled_boxes_are_marked_and_lie_on_the_way() -> None:
         (online, {"measurement": 0.0}, "linker online.measurement is 0.0; it must be above 0"),
         (online, {"end": 10.0}, "linker online.end is 10.0; it must be below online.most, 9.0"),
         (offline, {"miss": -1.0}, "linker offline.miss is -1.0; it must be at least 0"),
+        (online, {"certain": 9.5}, "linker online.certain is 9.5; it must be at most online.most, 9.0"),
         (offline, {"fill": -1}, "linker offline.fill is -1; it must be at least 0"),
+        (offline, {"smooth": 2000.0}, "linker offline.smooth is 2000.0; it must be from 0 to 1000"),
     ],
 )
 def test_settings_out_of_range_are_refused(linker: object, changes: dict, said: str) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.boxes import iou
 from pipeline.linkers import seq_nms
 from pipeline.linkers.parts import sequences
+from pipeline.linkers.parts.selection import select
 from pipeline.linkers.seq_nms import Settings
 from pipeline.records import Detections, Moves, Track, VideoInfo, detections
 
@@ -271,7 +272,7 @@ def test_order_of_boxes_does_not_matter_and_no_box_is_used_twice(links: str, see
     for frame in frames:
         order, order_of_moves = random.permutation(len(frame)), random.permutation(len(frame))
         moves = Moves(*(getattr(frame.moves, name)[order_of_moves] for name in ("start", "end", "scores", "box_id")))
-        turned.append(seq_nms._only(replace(frame, moves=moves), order))
+        turned.append(select(replace(frame, moves=moves), order))
     (after, tracks), (after_turned, tracks_turned) = link(frames, links=links), link(turned, links=links)
     assert members(tracks) == members(tracks_turned)
     assert scores_left(after) == scores_left(after_turned)
@@ -412,7 +413,7 @@ WRONG_SETTINGS = [
     ({"rescore": "mean"}, "rescore is 'mean'; it must be one of: average, max"),
     ({"link_iou": 0}, "link_iou is 0; it must be above 0 and at most 1"),
     ({"suppress_iou": 1.5}, "suppress_iou is 1.5; it must be above 0"),
-    ({"nms_iou": float("nan")}, "nms_iou is nan; it must be above 0"),
+    ({"nms_iou": float("nan")}, "nms_iou is nan; it must be none or above 0"),
     ({"min_sum": -1}, "min_sum is -1; it must be at least 0"),
     ({"min_length": 0}, "min_length is 0; it must be at least 1"),
 ]

@@ -75,6 +75,14 @@ class TestFill:
         assert filled.box_id.tolist() == [0, 1, -1, -1, -1, 2]
         assert filled.score == given_.score
 
+    def test_a_box_that_rounding_would_leave_no_size_is_the_one_before(self) -> None:
+        """One step of float32 wide: halfway on, both sides are rounded to the same number."""
+        step = 2.0**-10
+        left = np.float32(8192 + step), np.float32(8192 + 2 * step)
+        boxes = np.array([[x, 0, x + np.float32(step), 9] for x in left], np.float32)
+        (filled,) = fill([track([0, 2], boxes)], np.arange(3), longest=1)
+        assert filled.boxes[:, 0].tolist() == [left[0], left[0], left[1]]
+
     @pytest.mark.parametrize("name", FILL_CASES)
     def test_which_frames(self, name: str) -> None:
         have, there, longest, expected = FILL_CASES[name]

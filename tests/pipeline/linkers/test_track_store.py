@@ -271,14 +271,14 @@ def test_looks_help_and_shuffled_looks_harm() -> None:
 
 WRONG_SETTINGS = [
     ({"min_score": 1.1}, "min_score is 1.1; it must be from 0 to 1"),
-    ({"max_boxes": 0}, "max_boxes is 0; it must be at least 1"),
+    ({"max_boxes": 0}, "max_boxes is 0; it must be none or at least 1"),
     ({"match_by": "iou"}, "match_by is 'iou'; it must be one of: auto, both, position, appearance"),
     ({"assignment": "best"}, "assignment is 'best'; it must be one of: greedy, hungarian"),
     ({"iou_weight": -1}, "iou_weight is -1; it must be from 0 to 1"),
     ({"min_iou": float("nan")}, "min_iou is nan; it must be from 0 to 1"),
     ({"min_cosine": -2}, "min_cosine is -2; it must be from -1 to 1"),
     ({"history": 0}, "history is 0; it must be at least 1"),
-    ({"max_gap": -1}, "max_gap is -1; it must be at least 0"),
+    ({"max_gap": -1}, "max_gap is -1; it must be none or at least 0"),
     ({"min_length": 0}, "min_length is 0; it must be at least 1"),
 ]
 

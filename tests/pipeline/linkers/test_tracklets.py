@@ -315,7 +315,7 @@ WRONG_SETTINGS = [
     ({"min_iou": 30}, "min_iou is 30"),
     ({"velocity": 1.1}, "velocity is 1.1"),
     ({"gap_slack": -1}, "gap_slack is -1; it must be at least 0"),
-    ({"max_gap": -1}, "max_gap is -1; it must be at least 0"),
+    ({"max_gap": -1}, "max_gap is -1; it must be none or at least 0"),
     ({"max_distance": 0}, "max_distance is 0; it must be above 0"),
     ({"refresh": 0}, "refresh is 0; it must be at least 1"),
     ({"min_length": 0}, "min_length is 0; it must be at least 1"),
