@@ -1,6 +1,6 @@
 """Scores tracks against truth: for each video and over all, whoever made the tracks.
 
-    trackloom evaluate TRACKS --truth TRUTH [--json] [--output scores.json]
+    trackloom evaluate TRACKS --truth TRUTH [--metrics hota,MOTA,mAP] [--json] [--output scores.json]
 
 Each of the two is a run, a Parquet file or folder of ours, a MOTChallenge text file, or a folder of them: results as
 NAME.txt, truth as NAME/gt/gt.txt; or a results json and a dataset json of COCO. Videos meet by name; a single file
@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -33,24 +35,21 @@ from pipeline.metrics import detection
 from pipeline.tables import Run, Store
 
 FORMS = "a run, Parquet, a MOTChallenge text file, a folder of those, or COCO json"
-SHOWN = {  # column: metric
-    "HOTA": "HOTA",
-    "DetA": "DetA",
-    "AssA": "AssA",
-    "IDSW": "IDSW",
-    "MOTA": "MOTA",
-    "MOTP": "MOTP",
-    "IDF1": "IDF1",
-    "IDP": "IDP",
-    "IDR": "IDR",
-    "switches": "num_switches",
-    "FP": "num_false_positives",
-    "misses": "num_misses",
-    "mAP": "mAP",
+SHOWN = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "IDSW", "mAP", "mAP_track")  # unless others are asked for
+SPLITS = detection.FIELDS[1:4]  # shown too where truth knows how its boxes move
+DEFINITIONS = {  # of each family
+    "hota": "TrackEval 1.3",
+    "clear": "py-motmetrics 1.4 (its MOTP is the mean of 1 - IoU, smaller is better)",
+    "clear_trackeval": "TrackEval 1.3",
+    "identity": "py-motmetrics 1.4 and TrackEval 1.3",
+    "detection": "ImageNet VID, IoU .5, all points (by_box: FGFA's groups by motion, by_track: TCD's)",
+    "tracks": "ImageNet VID, temporal IoU .25, .5 and .75 (groups by motion: TCD's)",
+    "stability": "Zhang and Wang 2016, of TCD's best matches, smaller is better",
+    "coco": "pycocotools 2.0",
 }
-DEFINITIONS = (
-    "HOTA, DetA, AssA, IDSW: TrackEval 1.3. MOTA, IDF1, IDP, IDR, switches, FP, misses: py-motmetrics 1.4; "
-    "MOTP is its mean of 1 - IoU, smaller is better. mAP: ImageNet VID, IoU .5, all points."
+METRICS_HELP = "Only these, separated by commas: metrics, or families for all of theirs. There are:\n\n" + "\n\n".join(
+    f"{name}{' (only if asked for)' * (name in scoring.ON_REQUEST)}: {', '.join(family.FIELDS)}"
+    for name, family in scoring.FAMILIES.items()
 )
 
 
@@ -66,7 +65,7 @@ class Rows:
 def evaluate(
     tracks: Annotated[str, typer.Argument(help=f"The tracks: {FORMS}.")],
     truth: Annotated[str, typer.Option(help=f"The truth: {FORMS}.")],
-    metrics: Annotated[str, typer.Option(help="Only these, separated by commas; else all that truth allows.")] = "",
+    metrics: Annotated[str, typer.Option(help=METRICS_HELP)] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: combined, videos, classes.")] = False,
     output: Annotated[str, typer.Option(help="Write the scores here too: a .json or .parquet file.")] = "",
     class_agnostic: Annotated[bool, typer.Option("--class-agnostic", help="Boxes match whatever their class.")] = False,
@@ -77,16 +76,15 @@ def evaluate(
         raise ValueError(f"--output is {output!r}; it must end in .json or .parquet")
     if not 0 <= tolerance < math.inf:
         raise ValueError(f"--tolerance is {tolerance}; it must be 0 pixels or more")
-    asked = [name.strip() for name in metrics.split(",") if name.strip()] or None
+    asked = scoring.named([name.strip() for name in metrics.split(",") if name.strip()]) or None
     rows = score_files(tracks, truth, metrics=asked, class_agnostic=class_agnostic, tolerance=tolerance)
-    if asked:
-        rows = rows.filter(pc.is_in(rows["metric"], pa.array(asked)))
+    chosen = rows.filter(pc.is_in(rows["metric"], pa.array(asked))) if asked else rows
     if output:
-        write(rows, output)
+        write(rows if output.endswith(".parquet") else chosen, output)  # whole families, whose counts add up
     if as_json:
-        print(json.dumps(summary(rows), indent=2))
+        print(json.dumps(summary(chosen), indent=2))
     else:
-        show(rows)
+        show(chosen, asked)
 
 
 def score_files(
@@ -101,7 +99,7 @@ def score_files(
 
     Raises FileNotFoundError or ValueError, in a sentence, where there is nothing to read or nothing meets.
     """
-    scoring.families(metrics)  # a misspelt metric stops the work before it starts
+    metrics = scoring.named(metrics) if metrics else None  # a misspelt one stops the work before it starts
     known = read(truth, "truth")
     found = read(tracks, "tracks", wanted=known.videos, dataset=truth)
     if len(found.videos) == len(known.videos) == 1 and (found.is_single or known.is_single):
@@ -124,7 +122,7 @@ def score_files(
         if identified:
             raise ValueError(f"{', '.join(identified)} need identities, and {tracks} has no row with a track_id")
         _note(f"{tracks} has no row with a track_id: only metrics of detection are scored")
-        metrics = metrics or list(detection.FIELDS)
+        metrics = metrics or ["detection"]
     rows = scoring.score(
         known.table,
         found.table,
@@ -189,26 +187,32 @@ def write(rows: pa.Table, output: str) -> None:
         Store(folder).write((json.dumps(summary(rows), indent=2) + "\n").encode(), name)
 
 
-def show(rows: pa.Table) -> None:
-    """Prints a table, a row a video, the combined row last, and what its figures are."""
+def show(rows: pa.Table, asked: Sequence[str] | None = None) -> None:
+    """Prints a table, a row a video, the combined row last, and what its figures are. asked: the metrics to show."""
     found = summary(rows)
     present = {name for metrics in (found["combined"], *found["videos"].values()) for name in metrics}
-    shown = {column: metric for column, metric in SHOWN.items() if metric in present}
-    if not shown:  # only metrics that the table has no column for were asked for
-        shown = {name: name for name in scoring.METRICS if name in present}
-    table = Table()
-    table.add_column("video", no_wrap=True)
-    for column in shown:
-        table.add_column(column, justify="right", no_wrap=True)
+    shown = [name for name in asked or (*SHOWN, *SPLITS) if name in present]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("video", overflow="fold")
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
     lines = [*found["videos"].items(), ("combined", found["combined"])]
     for index, (name, metrics) in enumerate(lines):
-        cells = [_cell(metrics.get(metric)) for metric in shown.values()]
-        table.add_row(name, *cells, end_section=index == len(lines) - 2)
+        table.add_row(name, *(_cell(metrics.get(metric)) for metric in shown), end_section=index == len(lines) - 2)
     console = Console()
-    if not console.is_terminal:  # a file has no width, and figures cut short are no use
-        console = Console(width=200)
+    wanted = console.measure(table, options=console.options.update(width=10_000))
+    # A file has no width; and a figure cut short is no use, so lines may be wider than the terminal.
+    console.width = max(wanted.minimum, console.width) if console.is_terminal else wanted.maximum
     console.print(table)
-    console.print(DEFINITIONS, highlight=False, soft_wrap=True)
+    console.print(". ".join(_definitions(shown)) + ".", highlight=False, soft_wrap=True)
+
+
+def _definitions(shown: Sequence[str]) -> Iterator[str]:
+    """What the figures of these metrics are, family by family."""
+    for family in scoring.families(shown):
+        fields = scoring.FAMILIES[family].FIELDS
+        names = [name for name in shown if name in fields]
+        yield f"{family if len(names) == len(fields) else ', '.join(names)}: {DEFINITIONS[family]}"
 
 
 def _cell(value: float | int | None) -> str:

@@ -55,17 +55,19 @@ def score(
 
     truth, tracks: tables with the columns of TRUTH and TRACKS that matter here: video_id, frame_index, track_id,
     class_name, the corners, and `ignore` and `flags` or `score`.
-    metrics: names of METRICS; None for all that the truth allows, but ON_REQUEST.
+    metrics: names of METRICS or of FAMILIES; None for all that the truth allows, but ON_REQUEST.
     videos: the ids to score, of which some may have no row in either table; None for those that truth has rows of.
     class_agnostic: boxes match whatever their classes; so they do where either side names no classes (`object`).
     tolerance: see `metrics.detection`.
 
     A frame that only one side has rows in counts: as misses, or as false positives. Rows without track_id feed mAP
     alone. An ignored row of truth that names a class excuses predictions of that class, one that names none all.
-    Raises ValueError where a metric of identities is asked for and truth lacks ids, and where an id comes twice in a
-    frame.
+    Raises ValueError where a metric of identities is asked for and truth lacks ids, where an id comes twice in a frame,
+    and where a row lacks a frame, a corner or a score.
     """
-    asked = families(metrics)
+    if metrics is not None:
+        metrics = named(metrics)
+    asked = [name for name in FAMILIES if name not in ON_REQUEST] if metrics is None else families(metrics)
     true_sides, predicted_sides = by_video(truth, is_truth=True), by_video(tracks, is_truth=False)
     lump = class_agnostic or is_unnamed(true_sides) or is_unnamed(predicted_sides)
     alone = [family for family in asked if not hasattr(FAMILIES[family], "count_all")]
@@ -102,7 +104,7 @@ def combine(tables: Iterable[pa.Table]) -> pa.Table:
 
     A family of metrics that some video lacks (its truth has no identities) is left out.
     """
-    table = pa.concat_tables(list(tables))
+    table = pa.concat_tables([SCORES.empty_table(), *tables])
     tally = read_counts(table.filter(pc.and_(pc.is_valid(table["class_name"]), pc.is_valid(table["video_id"]))))
     tally = {group: tally[group] for group in sorted(tally, key=str)}  # whatever the order in which shards come
     catalogs = pc.unique(table["catalog"]).to_pylist()
@@ -139,21 +141,27 @@ def values(table: pa.Table) -> dict[Group, dict[str, float]]:
     return found
 
 
-def families(metrics: Sequence[str] | None) -> list[str]:
-    """The families that these metrics belong to, all but ON_REQUEST for None.
+def named(names: Sequence[str]) -> list[str]:
+    """The metrics of these names, of which that of a family (`hota`) stands for all of its metrics.
 
     Raises ValueError with the nearest name for an unknown one.
     """
-    if metrics is None:
-        return [name for name in FAMILIES if name not in ON_REQUEST]
-    return sorted({_family(name) for name in metrics}, key=list(FAMILIES).index)
+    unknown = next((name for name in names if name not in FAMILIES and name not in METRICS), None)
+    if unknown is not None:
+        raise ValueError(
+            f"unknown metric {unknown!r}{did_you_mean(unknown, (*METRICS, *FAMILIES))}; it may be one of the families "
+            f"{', '.join(FAMILIES)}, or of their metrics, which `trackloom evaluate --help` lists"
+        )
+    return [metric for name in names for metric in (FAMILIES[name].FIELDS if name in FAMILIES else (name,))]
+
+
+def families(metrics: Sequence[str]) -> list[str]:
+    """The families that these metrics are of, each once."""
+    return [name for name, family in FAMILIES.items() if not set(family.FIELDS).isdisjoint(metrics)]
 
 
 def _family(metric: str) -> str:
-    for name, family in FAMILIES.items():
-        if metric in family.FIELDS:
-            return name
-    raise ValueError(f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}; available: {', '.join(METRICS)}")
+    return next(name for name, family in FAMILIES.items() if metric in family.FIELDS)
 
 
 def _count(true: Side, found: Side, name: str, possible: Sequence[str], tolerance: float) -> dict[str, Counts]:

@@ -90,14 +90,14 @@ def gather(
     label_of = {name: number for number, name in enumerate(sorted(names), 1)}  # 0 is every class
     video_of = {video: number for number, video in enumerate(truth)}
     width = len(label_of) + 1
-    span = 3 + max((int(side.rows.frame.max(initial=-1)) for side in sides), default=-1)  # frames are from -1, unknown
+    span = 2 + max((int(side.rows.frame.max(initial=-1)) for side in sides), default=-1)
 
     def together(by_name: Mapping[str, Side]) -> Gathered:
         parts = [rows([], [])]
         for video, side in by_name.items():
             label = np.array([*(label_of[name] for name in side.names), label_of[UNNAMED]])[side.label]
             label[(side.label < 0) & (side.rows.kind != SCORED)] = 0
-            frame = (video_of[video] * span + side.rows.frame + 1) * width + label
+            frame = (video_of[video] * span + side.rows.frame) * width + label
             parts.append(in_order(replace(side.rows, frame=frame)))
         whole = Rows(
             **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rows)}
@@ -110,21 +110,34 @@ def gather(
 
 
 def by_video(table: pa.Table, *, is_truth: bool) -> dict[str, Side]:
-    """A table of schema TRUTH or TRACKS, by video id, in the order of first appearance."""
-    needed = ["video_id", "frame_index", "track_id", "class_name", *_CORNERS, *([] if is_truth else ["score"])]
-    missing = [name for name in needed if name not in table.column_names]
+    """A table of schema TRUTH or TRACKS, by video id, in the order of first appearance.
+
+    Raises ValueError where a column is missing, or a row has no video, frame, corner or score.
+    """
+    what = f"a table of {'truth' if is_truth else 'tracks'}"
+    numbers = ["frame_index", *_CORNERS, *([] if is_truth else ["score"])]
+    missing = [name for name in ("video_id", "track_id", "class_name", *numbers) if name not in table.column_names]
     if missing:
-        raise ValueError(
-            f"a table of {'truth' if is_truth else 'tracks'} lacks the columns {', '.join(missing)}; "
-            f"it has: {', '.join(table.column_names)}"
-        )
+        raise ValueError(f"{what} lacks the columns {', '.join(missing)}; it has: {', '.join(table.column_names)}")
+    number = {name: _numbers(table[name].cast(pa.float64()), np.nan).astype(np.float64) for name in numbers}
+    for name, there in (
+        ("video_id", pc.is_valid(table["video_id"]).to_numpy()),
+        ("frame_index", number["frame_index"] >= 0),
+        *((name, np.isfinite(number[name])) for name in numbers),
+    ):
+        if not there.all():
+            row = int(np.argmin(there))
+            raise ValueError(
+                f"{what} has {table[name][row].as_py()} for {name} in row {row}; "
+                f"every row must have a video_id, and numbers for {', '.join(numbers)}, frames from 0"
+            )
     label, names = _coded(table["class_name"])
     video, videos = _coded(table["video_id"])
     whole = Rows(
-        frame=_numbers(table["frame_index"], -1).astype(np.int64),
-        boxes=np.stack([_numbers(table[corner].cast(pa.float64()), np.nan) for corner in _CORNERS], axis=1),
+        frame=number["frame_index"].astype(np.int64),
+        boxes=np.stack([number[corner] for corner in _CORNERS], axis=1),
         ids=_numbers(table["track_id"], -1).astype(np.int64),
-        scores=np.ones(len(table)) if is_truth else _numbers(table["score"], 0.0).astype(np.float64),
+        scores=np.ones(len(table)) if is_truth else number["score"],
         kind=_kinds(table) if is_truth else np.zeros(len(table), np.int8),
         motion=_optional(table, "motion_iou" if is_truth else None),
         track_scores=_optional(table, None if is_truth else "track_score"),
@@ -176,9 +189,9 @@ def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], tuple[str, ...]]
 
 
 def _numbers(column: pa.ChunkedArray | pa.Array, null: float) -> NDArray[np.generic]:
-    """A column as an array, `null` in place of nulls."""
-    filled = pc.fill_null(column, pa.scalar(null, column.type))
-    array: NDArray[np.generic] = (
-        filled.to_numpy(zero_copy_only=False) if isinstance(filled, pa.Array) else filled.to_numpy()
-    )
-    return array
+    """A column as an array, `null` in place of nulls and of what is not a number."""
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.float64())
+    column = pc.fill_null(column, pa.scalar(null, column.type))
+    array: NDArray[np.generic] = column.to_numpy(zero_copy_only=False)
+    return np.where(np.isnan(array), null, array) if array.dtype.kind == "f" else array

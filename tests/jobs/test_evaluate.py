@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import pytest
 
 from catalogs import mot
 from jobs.command import main
-from pipeline.metrics import detection
+from jobs.evaluate import DEFINITIONS, SHOWN
+from pipeline import scoring
+from pipeline.metrics import coco, detection, identity
 from pipeline.schemas import SCORES, VIDEOS
 from pipeline.schemas import TRACKS as TRACKS_SCHEMA
 from pipeline.tables import Run
@@ -265,14 +269,56 @@ def test_the_table_names_its_definitions(evaluate: Evaluate, files: Path) -> Non
     code, out, err = evaluate(files / "results", "--truth", files / "truth")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert all(word in lines[1] for word in ("HOTA", "IDSW", "MOTA", "IDF1", "mAP"))
-    assert [line.split()[1] for line in lines if "1.0000" in line] == ["one", "two", "combined"]
-    assert "TrackEval 1.3" in lines[-1]
-    assert "py-motmetrics 1.4" in lines[-1]
-    code, out, _ = evaluate(files / "results", "--truth", files / "truth", "--metrics", "num_transfer")
+    assert lines[1].split() == ["video", *SHOWN]
+    assert [line.split()[0] for line in lines if "1.0000" in line] == ["one", "two", "combined"]
+    assert "HOTA, DetA, AssA: TrackEval 1.3. MOTA: py-motmetrics 1.4" in lines[-1]
+    assert set(DEFINITIONS) == set(scoring.FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown", "defined"),
+    [
+        ("num_transfer,HOTA", ["num_transfer", "HOTA"], "HOTA: TrackEval 1.3. num_transfer: py-motmetrics 1.4"),
+        ("coco", list(coco.FIELDS), "coco: pycocotools 2.0."),
+        ("identity, IDSW", [*identity.FIELDS, "IDSW"], "IDSW: TrackEval 1.3. identity: py-motmetrics 1.4 and"),
+    ],
+    ids=["metrics", "a family", "both"],
+)
+def test_what_is_asked_for_is_shown(
+    evaluate: Evaluate, files: Path, asked: str, shown: list[str], defined: str
+) -> None:
+    words = (files / "results", "--truth", files / "truth", "--metrics", asked)
+    code, out, _ = evaluate(*words)
     assert code == 0
-    assert "num_transfer" in out
-    assert "HOTA" not in out.splitlines()[1]
+    assert out.splitlines()[1].split() == ["video", *shown]
+    assert out.splitlines()[-1].startswith(defined)
+    assert set(evaluate.json(*words)["combined"]) == set(shown)
+
+
+def test_groups_by_motion_are_shown_where_truth_knows_motion(evaluate: Evaluate, files: Path) -> None:
+    truth = mot.read_truth(str(files / "truth" / "one" / "gt" / "gt.txt"), "one")
+    motion = pa.array([0.95] * len(truth), pa.float32())
+    truth = truth.set_column(truth.column_names.index("motion_iou"), "motion_iou", motion)
+    pq.write_table(truth, files / "truth.parquet")
+    _, out, _ = evaluate(files / "results" / "one.txt", "--truth", files / "truth.parquet")
+    shown = dict(zip(out.splitlines()[1].split(), out.splitlines()[-3].split(), strict=True))
+    assert (shown["mAP_slow_by_box"], shown["mAP_medium_by_box"]) == ("1.0000", "-")
+
+
+def test_help_names_every_metric(evaluate: Evaluate) -> None:
+    _, out, _ = evaluate("--help")
+    assert set(scoring.METRICS) | set(scoring.FAMILIES) <= set(re.findall(r"\w+", out))
+
+
+def test_rows_written_for_some_metrics_still_add_up(evaluate: Evaluate, files: Path) -> None:
+    """The counts of a family stand beside its first metric."""
+    words = (files / "results", "--truth", files / "truth", "--metrics", "IDP")
+    assert evaluate(*words, "--output", files / "scores.parquet")[0] == 0
+    rows = pq.read_table(files / "scores.parquet")
+    of_videos = rows.filter(pa.compute.is_valid(rows["video_id"]))
+    assert scoring.values(scoring.combine([of_videos]))[None, None]["IDP"] == 1
+    assert evaluate(*words, "--output", files / "scores.json")[0] == 0
+    assert json.loads((files / "scores.json").read_text())["combined"] == {"IDP": 1}
 
 
 def test_classes_without_any_in_common_are_refused_unless_lumped(evaluate: Evaluate, files: Path) -> None:
@@ -303,7 +349,11 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "no video in common": (["others", "--truth", "truth"], "no video is in both: the truth has one, two"),
     "one file of no known video": (["others/x.txt", "--truth", "truth"], "has nothing of x"),
     "a folder that is not a run": (["results", "--truth", "halfrun"], "halfrun has no truth table; it has: no table"),
-    "a misspelt metric": (["results", "--truth", "truth", "--metrics", "IDF"], "unknown metric 'IDF' (did you mean"),
+    "a misspelt metric": (
+        ["results", "--truth", "truth", "--metrics", "IDF"],
+        "unknown metric 'IDF' (did you mean 'IDF1'?); it may be",
+    ),
+    "a number that is none": (["nan.parquet", "--truth", "truth/one/gt/gt.txt"], "tracks has nan for score in row 1"),
     "an unknown output": (["results", "--truth", "truth", "--output", "scores.xls"], "must end in .json or .parquet"),
     "not Parquet": (["fake.parquet", "--truth", "truth"], "fake.parquet is not a whole Parquet file"),
     "a bad tolerance": (["results", "--truth", "truth", "--tolerance", "-1"], "--tolerance is -1.0"),
@@ -315,6 +365,9 @@ def test_bad_input_ends_in_a_sentence(evaluate: Evaluate, files: Path, name: str
     (files / "empty.txt").write_text("")
     (files / "words.txt").write_text("once upon, a time\n")
     (files / "fake.parquet").write_text("no")
+    table = mot.read_tracks(str(files / "results" / "one.txt"), "one").slice(0, 2)
+    score = pa.array([0.5, math.nan], pa.float32())
+    pq.write_table(table.set_column(table.column_names.index("score"), "score", score), files / "nan.parquet")
     for folder in ("void", "others", "halfrun"):
         (files / folder).mkdir()
     (files / "halfrun" / "run.json").write_text("{}")
