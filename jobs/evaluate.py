@@ -121,8 +121,9 @@ def score_files(
         identified = [name for name in metrics or () if name not in scoring.WITHOUT_IDS]
         if identified:
             raise ValueError(f"{', '.join(identified)} need identities, and {tracks} has no row with a track_id")
-        _note(f"{tracks} has no row with a track_id: only metrics of detection are scored")
-        metrics = metrics or ["detection"]
+        if not metrics:
+            _note(f"{tracks} has no row with a track_id: only metrics of detection are scored")
+            metrics = ["detection"]
     rows = scoring.score(
         known.table,
         found.table,

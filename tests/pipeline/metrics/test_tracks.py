@@ -165,7 +165,7 @@ CASES: dict[str, tuple[Video, dict[str, float]]] = {
     ),
     "a new id after a short gap": (
         one_object([1] * 5 + [0] * 2 + [2] * 3),
-        {"MOTA": 0.7, "IDF1": 10 / 18, "num_switches": 1, "num_misses": 2, "num_fragmentations": 1},
+        {"MOTA": 0.7, "IDF1": 10 / 18, "num_switches": 1, "num_ascend": 1, "num_misses": 2, "num_fragmentations": 1},
     ),
     "one id for two objects, one after the other": (
         two_objects(([1] * 5 + [0] * 5, [0] * 5 + [1] * 5)),
