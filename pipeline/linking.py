@@ -52,11 +52,12 @@ class Link:
         """One video's rows of `tracks` from its rows of `detections`."""
         size = (row["height"], row["width"]) if row["height"] else None
         video = VideoInfo(row["video_id"], row["uri"] or "", row["catalog"] or "", fps=row["fps"], size=size)
-        frames, tracks = self.linker.link(stitched(detections), video, self.settings)
+        raw = stitched(detections)
+        frames, tracks = self.linker.link(raw, video, self.settings)
         strong = [track for track in tracks if track.score >= self.recipe.tracking_threshold]
         frames, refined = refining.refine(frames, strong, self.refine_settings)
         numbered = [replace(track, track_id=number) for number, track in enumerate(refined, start=1)]
-        table = tracks_table(video.video_id, frames, numbered, self.classes)
+        table = tracks_table(video.video_id, frames, numbered, self.classes, raw)
         return table.filter(pc.greater_equal(table["score"], self.recipe.detection_threshold))
 
 

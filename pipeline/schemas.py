@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline.records import ORIGINS, Detections, Moves, Track
 
@@ -155,18 +155,22 @@ def detections_frames(table: pa.Table) -> list[Detections]:
 
 
 def tracks_table(
-    video_id: str, frames: Sequence[Detections], tracks: Sequence[Track], classes: Sequence[str]
+    video_id: str,
+    frames: Sequence[Detections],
+    tracks: Sequence[Track],
+    classes: Sequence[str],
+    raw: Sequence[Detections] | None = None,
 ) -> pa.Table:
     """Rows of TRACKS: every box of every track, and every detection that no track took (track_id null).
 
-    frames: the detections that the linker gave back (rescored); a track's box is a detection where its box_id is
-    >= 0. Sorted by frame, then track, untracked boxes last.
+    frames: the detections that the linker gave back; a track's box is a detection where its box_id is >= 0. raw: the
+    detections that the linker was given, if it changed scores or may have removed boxes. Sorted by frame, then track,
+    untracked boxes last.
     """
     time = {frame.frame_index: frame.timestamp_s for frame in frames}
-    taken = {
-        (int(frame), int(box)) for track in tracks for frame, box in zip(track.frame_index, track.box_id, strict=True)
-    }
-    pieces = [_rows_of_track(track) for track in tracks] + [_rows_untracked(frame, taken) for frame in frames]
+    pieces = [_rows_of_track(track) for track in tracks]
+    if frames:
+        pieces.append(_rows_untracked(frames, frames if raw is None else raw, tracks))
     rows = {
         name: np.concatenate([piece[name] for piece in pieces]) if pieces else np.empty(0, kind)
         for name, kind in _TRACK_ROW.items()
@@ -221,21 +225,33 @@ def _rows_of_track(track: Track) -> dict[str, NDArray[Any]]:
     }
 
 
-def _rows_untracked(frame: Detections, taken: set[tuple[int, int]]) -> dict[str, NDArray[Any]]:
-    """The detections of a frame that are in no track; `taken` holds (frame_index, box_id)."""
-    free = np.array([(frame.frame_index, int(box)) not in taken for box in frame.box_id], bool)
+def _rows_untracked(
+    frames: Sequence[Detections], raw: Sequence[Detections], tracks: Sequence[Track]
+) -> dict[str, NDArray[Any]]:
+    """The detections that are in no track; for the arguments see tracks_table."""
+    name, raw_name = (np.concatenate([_names(f.frame_index, f.box_id) for f in given]) for given in (frames, raw))
+    taken = [np.empty(0, np.int64), *(_names(track.frame_index, track.box_id) for track in tracks)]
+    free = ~np.isin(name, np.concatenate(taken))
+    order = np.argsort(raw_name)
+    before = order[np.searchsorted(raw_name, name, sorter=order)]
+    assert (raw_name[before] == name).all(), "a linker gives out no detection that it was not given"
+    tracked = [np.zeros(len(frame), bool) if frame.tracked is None else frame.tracked for frame in frames]
     count = int(free.sum())
-    tracked = np.zeros(len(frame), bool) if frame.tracked is None else frame.tracked
     return {
-        "frame_index": np.full(count, frame.frame_index, np.int32),
+        "frame_index": (name[free] >> 32).astype(np.int32),
         "track_id": np.zeros(count, np.int32),
-        "label": frame.labels[free],
-        "score": frame.scores[free],
-        "raw_score": frame.scores[free],
+        "label": np.concatenate([frame.labels for frame in frames])[free],
+        "score": np.concatenate([frame.scores for frame in frames])[free],
+        "raw_score": np.concatenate([frame.scores for frame in raw])[before[free]],
         "track_score": np.zeros(count, np.float32),
-        "box": frame.boxes[free],
-        "origin": tracked[free].astype(np.int32),
+        "box": np.concatenate([frame.boxes for frame in frames])[free],
+        "origin": np.concatenate(tracked)[free].astype(np.int32),
     }
+
+
+def _names(frame_index: ArrayLike, box_id: NDArray[np.int32]) -> NDArray[np.int64]:
+    """One number (N,) a detection of a video: its frame above 32 bits of its box_id."""
+    return np.asarray(frame_index, np.int64) * 2**32 + box_id
 
 
 _INTERPOLATED = ORIGINS.index("interpolated")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.records import Detections, Moves, Track, detections
 from pipeline.schemas import TRACKS, detections_frames, detections_table, tracks_table
+from pipeline.tracks import tracks_of
 
 
 def assert_same(one: Detections, other: Detections) -> None:
@@ -123,6 +124,22 @@ def test_tracks_table_gives_every_box_once_sorted_with_untracked_last() -> None:
         pytest.approx(0.8),
         pytest.approx(0.8),
     ]
+
+
+def test_raw_scores_are_those_before_linking_whatever_is_in_a_track() -> None:
+    """Of five boxes one was removed by the linker, one is in a track, and the others have a new score."""
+    places = [[10 * i, 0, 10 * i + 5, 5] for i in range(5)]
+    raw = [detections(3, places[:3], [0.1, 0.2, 0.3]), detections(7, places[3:], [0.4, 0.5])]
+    frames = [
+        detections(3, places[1:3], [1.2, 1.3], box_id=[1, 2]),
+        detections(7, places[:2:-1], [1.5, 1.4], box_id=[1, 0]),
+    ]
+    tracks = tracks_of(raw, [np.array([-1, -1, 4]), np.array([-1, -1])])
+    rows = tracks_table("a", frames, tracks, ["cat"], raw).sort_by("x1")
+    assert rows["x1"].to_pylist() == [10, 20, 30, 40]
+    assert rows["track_id"].to_pylist() == [None, 1, None, None]
+    assert rows["raw_score"].to_pylist() == pytest.approx([0.2, 0.3, 0.4, 0.5])
+    assert rows["score"].to_pylist() == pytest.approx([1.2, 0.3, 1.4, 1.5])
 
 
 def test_tracks_table_of_nothing_has_no_rows() -> None:
