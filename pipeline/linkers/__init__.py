@@ -7,5 +7,6 @@ link(frames, video, settings) -> (frames, tracks): of one video, its frames in o
 as they were.
 
 As the video runs: `online` (ours), `sort`, `bytetrack`, `deepsort`, `tracklets` (SMOT's), `track_store`
-(RetinaTrack's). With the whole video in hand: `offline` (ours), `tubes` (D&T's), `seq_nms`. `keep`: the model's own identities.
+(RetinaTrack's). With the whole video in hand: `offline` (ours), `tubes` (D&T's), `seq_nms`. The model's own identities:
+`keep`.
 """

@@ -1,4 +1,4 @@
-"""`keep`: the model's own identities, as they are once the clips are stitched. For models that track by themselves."""
+"""`keep`: the model's own identities (`tracklet_id`) as they are once the clips are stitched, for models that track."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from pipeline.linkers.parts.ranges import ANY, check
 from pipeline.records import Detections, Track, VideoInfo
 
 NEEDS: frozenset[str] = frozenset()
-_SUREST = 0.98  # a score says no more than this, nor less than the rest: detectors are never as sure as they claim
+_SUREST, _LEAST_SURE = 0.98, 0.02  # a score says no more than this, nor less: no detector is as sure as it claims
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Settings:
                 **dict.fromkeys(shares, (0, 1)),
                 **dict.fromkeys(amounts, (0, np.inf)),
                 **dict.fromkeys(("begin", "certain", "most", "end"), ANY),
-                "prior": (1 - _SUREST, _SUREST),
+                "prior": (_LEAST_SURE, _SUREST),
             },
             above={"measurement": (0, np.inf)},
         )
@@ -146,7 +146,7 @@ class Tracker:
 
 def log_odds(scores: NDArray[np.floating], prior: float) -> Floats:
     """What scores (N,) in [0, 1] say for an object, in log odds against the prior; bounded."""
-    chance = np.clip(scores.astype(np.float64), 1 - _SUREST, _SUREST)
+    chance = np.clip(scores.astype(np.float64), _LEAST_SURE, _SUREST)
     return np.log(chance / (1 - chance)) - np.log(prior / (1 - prior))
 
 

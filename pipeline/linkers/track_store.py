@@ -1,4 +1,4 @@
-"""`track_store`: RetinaTrack's online tracker (section 3.4): greedy matching by overlap and appearance.
+"""`track_store`: RetinaTrack's online tracker (Lu et al., CVPR 2020, section 3.4): greedy, by overlap and appearance.
 
 Frame by frame: the best detections are matched to the live tracks by the similarity
 
@@ -23,12 +23,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.linkers.parts import appearance
-from pipeline.linkers.parts.assignment import match
+from pipeline.linkers.parts.assignment import greedy, match
 from pipeline.linkers.parts.candidates import Candidates, Indices, candidates
 from pipeline.linkers.parts.overlaps import overlapping
 from pipeline.linkers.parts.ranges import check
@@ -177,10 +176,7 @@ class _Store:
     def _assign(self, new: Indices, tracks: Indices, similar: Similar) -> None:
         rows, columns, similarity = similar
         if self.settings.assignment == "greedy":
-            order = np.lexsort((columns, rows, -similarity))  # ties: the better box, then the older track
-            rows, columns = rows[order], columns[order]
-            taken = in_turn(rows, columns, len(new), len(tracks))
-            rows, columns = rows[taken], columns[taken]
+            rows, columns = greedy(rows, columns, -similarity)  # ties: the better box, then the older track
         else:
             best = np.full((len(new), len(tracks)), -np.inf)
             np.maximum.at(best, (rows, columns), similarity)
@@ -193,15 +189,3 @@ class _Store:
         self.last[tracks] = new
         self.seen[tracks, self.length[tracks] % self.settings.history] = new
         self.length[tracks] += 1
-
-
-@numba.njit(cache=True)
-def in_turn(rows: Indices, columns: Indices, num_rows: int, num_columns: int) -> NDArray[np.bool_]:
-    """Which of the pairs (K,) are made when each is, in this order, unless its row or column is taken already."""
-    row_taken, column_taken = np.zeros(num_rows, np.bool_), np.zeros(num_columns, np.bool_)
-    taken = np.zeros(len(rows), np.bool_)
-    for pair in range(len(rows)):
-        row, column = rows[pair], columns[pair]
-        if not row_taken[row] and not column_taken[column]:
-            row_taken[row] = column_taken[column] = taken[pair] = True
-    return taken

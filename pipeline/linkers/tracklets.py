@@ -1,4 +1,6 @@
-"""`tracklets`: online linking of short tracklets into tracks (SMOT section 5), by embeddings or by position.
+"""`tracklets`: online linking of short tracklets into tracks, by embeddings or by position.
+
+From "SMOT: Single-Shot Multi Object Tracking" (Li et al., 2020), section 5.
 
 Frame by frame, with no look ahead: a box whose tracklet is part of an open track continues it. Every other box that may
 carry a track (the first of a tracklet, or, where the model gives no tracklets, any detection: a tracklet of one box) is

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Pairs = tuple[NDArray[np.intp], NDArray[np.intp]]
+Indices = NDArray[np.intp]
+Pairs = tuple[Indices, Indices]
 
 
 def match(cost: Floats, allowed: Mask, limit: float | None = None) -> Pairs:
@@ -39,24 +40,32 @@ def match(cost: Floats, allowed: Mask, limit: float | None = None) -> Pairs:
     return rows, column_of[rows]
 
 
-def greedy(cost: Floats, allowed: Mask) -> Pairs:
-    """The cheapest pair first, then the cheapest of those left, and so on; rows and columns (P,), rows rising.
+def greedy(rows: Indices, columns: Indices, cost: Floats) -> Pairs:
+    """The cheapest pair first, then the cheapest of those left, and so on; rows and columns (P,), in this order.
 
-    cost: (N, M); allowed: (N, M). Of pairs that cost the same the first in order of rows, then columns.
+    rows, columns, cost: (K,), of the pairs that are allowed; one may come more than once. Of pairs that cost the same
+    the first in order of rows, then columns.
     """
-    rows, columns = np.nonzero(allowed)
-    order = np.argsort(cost[rows, columns], kind="stable")
-    column_of = np.full(len(cost), -1, np.intp)
-    free = np.ones(cost.shape[1], bool)
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if column_of[row] < 0 and free[column]:
-            column_of[row], free[column] = column, False
-    rows = np.flatnonzero(column_of >= 0)
-    return rows, column_of[rows]
+    order = np.lexsort((columns, rows, cost))
+    rows, columns = rows[order], columns[order]
+    made = _in_turn(rows, columns, rows.max(initial=-1) + 1, columns.max(initial=-1) + 1)
+    return rows[made], columns[made]
 
 
 @numba.njit(cache=True)
-def _neighbours(cost: Floats, allowed: Mask, limit: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _in_turn(rows: Indices, columns: Indices, num_rows: int, num_columns: int) -> Mask:
+    """Which of the pairs (K,) are made when each is, in this order, unless its row or column is taken already."""
+    row_taken, column_taken = np.zeros(num_rows, np.bool_), np.zeros(num_columns, np.bool_)
+    made = np.zeros(len(rows), np.bool_)
+    for pair in range(len(rows)):
+        row, column = rows[pair], columns[pair]
+        if not row_taken[row] and not column_taken[column]:
+            row_taken[row] = column_taken[column] = made[pair] = True
+    return made
+
+
+@numba.njit(cache=True)
+def _neighbours(cost: Floats, allowed: Mask, limit: float) -> Pairs:
     """Columns that each row may take, one row after the other, and where each row's begin (N + 1,)."""
     begin = np.zeros(len(cost) + 1, np.intp)
     columns = np.empty(cost.size, np.intp)
@@ -71,7 +80,7 @@ def _neighbours(cost: Floats, allowed: Mask, limit: float) -> tuple[NDArray[np.i
 
 
 @numba.njit(cache=True)
-def _shortest_augmenting_paths(cost: Floats, allowed: Mask, limit: float) -> NDArray[np.intp]:
+def _shortest_augmenting_paths(cost: Floats, allowed: Mask, limit: float) -> Indices:
     """The column of each row (N,), -1 where it is left alone, which costs `limit`.
 
     Row by row: the new row takes the column, or stays alone, or displaces others along the path by which the total

@@ -14,7 +14,10 @@ Pairs = tuple[NDArray[np.intp], NDArray[np.intp], Floats]
 
 @numba.njit(cache=True)
 def iou_of(first: Floats, i: int, second: Floats, j: int) -> float:
-    """Intersection over union of first[i] and second[j], of (N, 4) and (M, 4) xyxy; 0 for a box that is turned over."""
+    """Intersection over union of first[i] and second[j], of (N, 4) and (M, 4) xyxy; 0 for a box that is turned over.
+
+    Compiled into its callers: the cache of one in another file (`sequences`) does not notice a change here.
+    """
     width = min(first[i, 2], second[j, 2]) - max(first[i, 0], second[j, 0])
     if not width > 0:
         return 0.0

@@ -283,16 +283,6 @@ def test_two_plain_objects_are_two_tracks_whatever_the_order_of_boxes() -> None:
         assert all(after is before for after, before in zip(back, given_frames, strict=True))
 
 
-def test_empty_videos_and_frames_give_no_tracks() -> None:
-    assert deepsort.link([], VIDEO, deepsort.Settings()) == ([], [])
-    assert deepsort.link([detections(0), detections(1)], VIDEO, deepsort.Settings())[1] == []
-
-
-def test_frames_without_boxes_may_have_embeddings_of_no_width() -> None:
-    frames = [*passing(0, 1, 2, 3), detections(20, embeddings=np.empty((0, 0)))]
-    assert spans(deepsort.link(frames, VIDEO, deepsort.Settings())[1]) == [(2, 3, 2)]
-
-
 def test_boxes_without_embeddings_are_refused() -> None:
     with pytest.raises(ValueError, match="frame 3 of a has boxes without embeddings; deepsort needs them"):
         deepsort.link([detections(3, [[0, 0, 1, 1]], [0.9])], VIDEO, deepsort.Settings())

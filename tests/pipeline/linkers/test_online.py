@@ -158,6 +158,11 @@ def test_settings_out_of_range_are_refused(linker: object, changes: dict, said: 
         follow([], linker, **changes)
 
 
+@pytest.mark.parametrize("prior", [0.02, 0.98])
+def test_the_bounds_of_the_prior_are_allowed(prior: float) -> None:
+    assert online.Settings(prior=prior).prior == prior
+
+
 @pytest.fixture(scope="module")
 def entries(data: Path) -> list[real.Entry]:
     return real.entries(str(data))
