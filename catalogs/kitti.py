@@ -14,6 +14,8 @@ the box in space.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,6 +24,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from catalogs.parts.files import address, identity
 from pipeline import records
@@ -77,8 +80,8 @@ def truth(video: VideoInfo) -> pa.Table | None:
     rows = []
     for number, fields in _lines(video.truth_uri, None, 17):
         try:
-            frame, track = int(fields[0]), int(fields[1])
-            x1, y1, x2, y2 = (float(value) for value in fields[6:10])
+            frame, (x1, y1, x2, y2) = _checked(fields[0], fields[6:10])
+            track = int(fields[1])
         except ValueError:
             raise ValueError(
                 f"{video.truth_uri}:{number}: not a line of KITTI truth: {' '.join(fields)[:80]}"
@@ -132,18 +135,27 @@ def _detections(fs: Any, path: str, detector: str) -> NDArray[np.float64]:
     rows = []
     for number, fields in _lines(address(fs, path), ",", 7):
         try:
-            rows.append([float(fields[index]) for index in (0, 2, 3, 4, 5, 6)])
+            frame, numbers = _checked(fields[0], fields[2:7])
         except ValueError:
             raise ValueError(f"{path}:{number}: not a line of detections: {','.join(fields)[:80]}") from None
+        rows.append([frame, *numbers])
     table = np.array(rows).reshape(-1, 6)
     if detector in CALIBRATION:
         centre, scale = CALIBRATION[detector]
-        table[:, 5] = 1 / (1 + np.exp(-(table[:, 5] - centre) / scale))
+        table[:, 5] = expit((table[:, 5] - centre) / scale)
     elif ((table[:, 5] < 0) | (table[:, 5] > 1)).any():
         raise ValueError(
             f"{path} has scores outside 0 to 1, and what they mean is known of {', '.join(CALIBRATION)} only"
         )
     return table[(table[:, 1] < table[:, 3]) & (table[:, 2] < table[:, 4])]
+
+
+def _checked(frame: str, numbers: Sequence[str]) -> tuple[int, list[float]]:
+    """A frame from 0, and numbers that are finite; ValueError where they are not."""
+    index, values = int(frame), [float(number) for number in numbers]
+    if index < 0 or not all(map(math.isfinite, values)):
+        raise ValueError(f"{frame}, {numbers}")
+    return index, values
 
 
 def _lines(path: str, delimiter: str | None, columns: int) -> list[tuple[int, list[str]]]:

@@ -101,6 +101,7 @@ def test_images_are_shown_where_they_are(tmp_path: Path) -> None:
         kitti.detections(found)
 
 
+NOWHERE = "0 9 Car 0 0 0 nan 2 30 40 1 1 1 1 1 1 1\n"
 WRONG = {
     "no tree": ({}, {}, "looked for label_02, image_02, pointrcnn_Car, pointrcnn_Pedestrian"),
     "truth cut short": ({"label_02": "0 1 Car 0 0\n"}, {}, r"0007.txt:1: 5 columns; it must have at least 17"),
@@ -108,6 +109,10 @@ WRONG = {
     "a detector of unknown scores": (
         {"other_Car": CARS}, {"detector": "other"}, "scores outside 0 to 1, and what they mean is known of pointrcnn",
     ),
+    "truth without end": ({"label_02": LABELS + NOWHERE}, {}, "0007.txt:7: not a line"),
+    "truth before the first frame": ({"label_02": NOWHERE.replace("0 9", "-1 9").replace("nan", "1")}, {}, ":1: not"),
+    "detections of half a frame": ({"pointrcnn_Car": "0.5" + CARS[1:]}, {}, "0007.txt:1: not a line of detections"),
+    "detections without a score": ({"pointrcnn_Car": "0,2,1,2,30,40,nan\n"}, {}, "0007.txt:1: not a line of det"),
     "detections that are none": ({"pointrcnn_Car": CARS.replace("40,40", "40,a")}, {}, "0007.txt:1: not a line of det"),
 }  # fmt: skip
 
