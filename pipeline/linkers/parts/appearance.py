@@ -11,10 +11,13 @@ Float = NDArray[np.float32]
 
 
 def unit(vectors: NDArray[Any]) -> Float:
-    """L2-normalised along the last axis, float32. Zeros, which stand for an unknown appearance, stay zeros."""
-    given = np.asarray(vectors, np.float64)  # of float32 the squares could leave the range
+    """L2-normalised along the last axis, float32, whatever the length between 1e-18 and 1e18.
+
+    Zeros, which stand for an unknown appearance, stay zeros.
+    """
+    given = np.asarray(vectors, np.float32)
     length = np.sqrt(np.einsum("...e,...e->...", given, given))[..., None]
-    return (given / np.where(length == 0, 1, length)).astype(np.float32)
+    return given / np.maximum(length, np.finfo(np.float32).tiny)
 
 
 def cosine(first: Float, second: Float) -> Float:

@@ -255,7 +255,7 @@ def test_shuffled_embeddings_make_it_worse() -> None:
     assert shuffled > 2 * own > 0
 
 
-@pytest.mark.parametrize("length", [1e-30, 7, 1e30])
+@pytest.mark.parametrize("length", [1e-18, 7, 1e18])
 def test_the_length_of_embeddings_does_not_matter(length: float) -> None:
     frames, _ = crowd(3)
     longer = [dataclasses.replace(frame, embeddings=frame.embeddings * np.float32(length)) for frame in frames]
