@@ -16,15 +16,27 @@ import typer
 from pipeline.engine import StageError
 
 STOPPED = 130  # a shell's code for Ctrl-C
-VERBS = ("run", "detect", "link", "evaluate", "report", "query", "train", "benchmark")
+VERBS = {  # and what --help says of each; only the one asked for is imported, since torch and others take seconds
+    "run": "A model and a linker over videos: tables, scores where there is truth, a report.",
+    "detect": "A model over videos: what it sees, to be linked as often as you like.",
+    "link": "Identities for stored detections, a run's or other people's.",
+    "evaluate": "Scores of tracks against truth.",
+    "report": "A page on a run, with an annotated video.",
+    "query": "A run's tables in SQL.",
+    "train": "A model's weights from labelled videos.",
+    "benchmark": "Speed and quality beside other programs.",
+}
 
 
 # Typer's own copy of click's; it names only this child of it.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
-def application(*verbs: str) -> typer.Typer:
-    """A Typer application of these verbs; the function of jobs/<verb>.py that bears its name is the command."""
+def application(*verbs: str, asked: str | None = None) -> typer.Typer:
+    """A Typer application of these verbs; the function of jobs/<verb>.py that bears its name is the command.
+
+    asked: the only verb that will be called, None for any.
+    """
     app = typer.Typer(
         name="trackloom",
         help="Video datasets in, track tables out, scores over the whole dataset.",
@@ -33,9 +45,17 @@ def application(*verbs: str) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     for verb in verbs:
-        command: Callable[..., object] = getattr(importlib.import_module(f"jobs.{verb}"), verb)
-        app.command(verb)(command)
+        app.command(verb, short_help=VERBS[verb])(_command(verb) if asked in (verb, None) else _unasked)
     return app
+
+
+def _command(verb: str) -> Callable[..., object]:
+    found: Callable[..., object] = getattr(importlib.import_module(f"jobs.{verb}"), verb)
+    return found
+
+
+def _unasked() -> None:
+    """Stands for a verb that only --help lists."""
 
 
 def main(*verbs: str) -> None:
@@ -44,7 +64,9 @@ def main(*verbs: str) -> None:
     TRACKLOOM_DEBUG=1 shows the traceback too.
     """
     try:
-        code = application(*(verbs or VERBS))(sys.argv[1:] or ["--help"], standalone_mode=False)
+        asked = None if verbs else next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        app = application(*(verbs or VERBS), asked=asked)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UsageError as error:
         said = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
         print(f"trackloom: {said[:1].lower() + said[1:]}; --help shows what there is", file=sys.stderr)

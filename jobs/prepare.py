@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from jobs.options import SECTIONS
 from pipeline import flow, refining
 from pipeline.config import available, digest, load, plain, settings
-from pipeline.detect import build
 from pipeline.engine import Engine, Local, OnRay
 from pipeline.recipe import Recipe
 from pipeline.records import Resize, VideoInfo, unique_ids
@@ -64,6 +61,8 @@ def videos_digest(videos: Sequence[VideoInfo]) -> dict[str, Any]:
 
 def detection(recipe: Recipe, max_videos: int | None = None) -> Detection:
     """The videos listed and the network built; ValueError or OSError in one sentence where either cannot be."""
+    from pipeline.detect import build  # torch takes seconds to import, and linking needs none
+
     videos = listed(recipe, recipe.catalog, recipe.source)[:max_videos]
     return Detection(recipe, videos, build(recipe.model, recipe.model_settings))
 
@@ -131,8 +130,11 @@ def engine(
 
 def check_gpu(is_wanted: bool) -> None:
     """Raises ValueError where this process is to use a GPU and torch finds none."""
-    if is_wanted and not torch.cuda.is_available():
-        raise ValueError("a GPU is asked for, and torch finds none here; without it the CPU does the work")
+    if is_wanted:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError("a GPU is asked for, and torch finds none here; without it the CPU does the work")
 
 
 def claim(output: str, identity: dict[str, Any], classes: Sequence[str], overwrite: bool, engine: Engine) -> Run:

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 from pipeline.clips import Decode, Unit, lost_part
-from pipeline.detect import Detect
 from pipeline.engine import Engine, Local, Stage, StageError
 from pipeline.judging import Know, Score
 from pipeline.linking import Link
@@ -46,6 +45,8 @@ class Workers:
 
 def detect_stages(run: Run, recipe: Recipe, resize: Resize, workers: Workers) -> list[Stage]:
     """clips -> `_parts`."""
+    from pipeline.detect import Detect  # torch takes seconds to import, and linking needs none
+
     device = "cuda" if workers.gpus else "cpu"
     network = partial(Detect, recipe.model, recipe.model_settings, recipe.chunk_frames, device)
     decoder = partial(Decode, resize, recipe.chunk_frames)
