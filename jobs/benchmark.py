@@ -16,7 +16,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from enum import Enum
 from typing import Annotated
 
 import typer
@@ -24,27 +23,27 @@ from rich.console import Console
 
 from jobs.benchmark_rows import Row
 from jobs.command import main
+from pipeline.config import did_you_mean
 
-
-class What(str, Enum):
-    """The benchmarks: jobs/benchmark_<name>.py has `rows`."""
-
-    linkers = "linkers"
-    metrics = "metrics"
-    real_detections = "real-detections"
+WANTED = {"linkers": "", "metrics": "imagenet_vid/", "real-detections": "mot15/ and kitti/"}  # what DATA must hold
 
 
 def benchmark(
-    what: Annotated[What, typer.Argument(help="What to measure.")],
+    what: Annotated[str, typer.Argument(help=f"What to measure: {', '.join(WANTED)}.")],
     *,
     data: Annotated[str, typer.Option(help="The folder of real data.", envvar="TRACKLOOM_DATA")] = "",
     slow_peers: Annotated[bool, typer.Option("--slow-peers", help="Also peers that take minutes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
 ) -> int:
     """Measure the linkers, the metrics, or the quality of tracking on real detections, beside other programs."""
-    module = importlib.import_module(f"jobs.benchmark_{what.name}")
-    if what is not What.linkers and not os.path.isdir(data):
-        raise ValueError(f"--data is {data!r}; benchmark {what.value} needs a folder of real data")
+    if what not in WANTED:
+        raise ValueError(f"unknown benchmark {what!r}{did_you_mean(what, WANTED)}; available: {', '.join(WANTED)}")
+    if WANTED[what] and not os.path.isdir(data):
+        raise ValueError(
+            f"--data is {data!r}; benchmark {what} needs a folder that holds {WANTED[what]}, "
+            "given so or by TRACKLOOM_DATA"
+        )
+    module = importlib.import_module(f"jobs.benchmark_{what.replace('-', '_')}")  # has `rows` and `table`
     missing: set[str] = set()
     rows = _noting(module.rows(data, slow_peers), missing)
     if as_json:
@@ -58,8 +57,10 @@ def benchmark(
 
 
 def _noting(rows: Iterator[Row], missing: set[str]) -> Iterator[Row]:
-    """The rows; what is not installed is noted as they pass."""
+    """The rows; what is not installed is noted as they pass, and a terminal is shown that there is progress."""
     for row in rows:
+        if sys.stderr.isatty():
+            print(f"{row.name}, {row.size}, {row.peer_name or 'alone'}", file=sys.stderr)
         missing |= {row.missing} - {""}
         yield row
 

@@ -197,9 +197,11 @@ def show(rows: pa.Table, asked: Sequence[str] | None = None) -> None:
     table.add_column("video", overflow="fold")
     for name in shown:
         table.add_column(name, justify="right", no_wrap=True)
-    lines = [*found["videos"].items(), ("combined", found["combined"])]
+    classes = {f"all {name}": metrics for name, metrics in found.get("classes", {}).items()}
+    lines = [*found["videos"].items(), *classes.items(), ("combined", found["combined"])]
+    ends = {len(found["videos"]) - 1, len(lines) - 2}
     for index, (name, metrics) in enumerate(lines):
-        table.add_row(name, *(_cell(metrics.get(metric)) for metric in shown), end_section=index == len(lines) - 2)
+        table.add_row(name, *(_cell(metrics.get(metric)) for metric in shown), end_section=index in ends)
     console = Console()
     wanted = console.measure(table, options=console.options.update(width=10_000))
     # A file has no width; and a figure cut short is no use, so lines may be wider than the terminal.
@@ -249,7 +251,10 @@ def _read_folder(fs: Any, root: str, path: str, side: str, wanted: tuple[str, ..
             return _read_texts({name: fs.unstrip_protocol(text) for name, text in texts.items()}, side)
     texts = {name.removesuffix(".txt"): run.path(name) for name in names if name.endswith(".txt")}
     if not texts:
-        raise ValueError(f"the {side} {path} is a folder with no *.txt or *.parquet right in it; it may be {FORMS}")
+        raise ValueError(
+            f"the {side} {path} is a folder with no *.txt or *.parquet right in it; it may be {FORMS}; "
+            "of other datasets link the detections with --catalog, and give that run"
+        )
     kept = {name: text for name, text in texts.items() if not wanted or name in wanted}
     return _read_texts(
         {name: fs.unstrip_protocol(text) for name, text in (kept or texts).items()}, side, beside=tuple(texts)

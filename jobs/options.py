@@ -89,7 +89,9 @@ def recipe_of(
     for text in given or ():
         key, equals, value = text.partition("=")
         section, dot, field = key.partition(".")
-        if not equals or (section if dot else key) not in takes or bool(dot) != (section in SECTIONS):
+        if not equals:
+            raise ValueError(f"--set {text!r} has no value; say --set {text or 'NAME'}=VALUE")
+        if (section if dot else key) not in takes or bool(dot) != (section in SECTIONS):
             known = [f"{name}.NAME" if name in SECTIONS else name for name in takes]
             near = did_you_mean(section if dot else key, takes)
             raise ValueError(f"--set {text!r} names no setting that counts here{near}; it may be {', '.join(known)}")

@@ -16,6 +16,9 @@ from rich.table import Table
 from jobs.command import main
 from pipeline.tables import TABLES, read_run
 
+MOST_ROWS = 100
+MOST_ITEMS = 6
+
 
 def query(
     run: Annotated[str, typer.Argument(help="The run whose tables are asked.")],
@@ -42,10 +45,23 @@ def query(
         found.to_df().to_csv(sys.stdout, index=False)
         return
     shown = Table(*found.columns)
-    for row in rows:
-        shown.add_row(*("" if value is None else str(value) for value in row))
+    for row in rows[:MOST_ROWS]:
+        shown.add_row(*(_cell(value) for value in row))
     console = Console()
     (console if console.is_terminal else Console(width=240)).print(shown)  # a file has no width to keep to
+    if len(rows) > MOST_ROWS:
+        console.print(f"... and {len(rows) - MOST_ROWS:,} more; --csv gives all")
+
+
+def _cell(value: object) -> str:
+    """A value as a table shows it; what --csv gives is not cut."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict | list) and len(value) > MOST_ITEMS:
+        return f"({len(value)} items)"
+    return str(value)
 
 
 if __name__ == "__main__":

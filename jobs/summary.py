@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import scoring
@@ -42,13 +43,17 @@ def summary(run: Run, page: str | None = None) -> str:
         lines.append(f"... and {len(bad) - 10} more; all in the videos table")
     counts = statuses(run)
     frames, boxes, tracks = (pc.sum(videos[name]).as_py() for name in ("frames_decoded", "boxes", "tracks"))
-    found = [f"{frames:,} frames" if frames else "", f"{boxes:,} boxes", "" if tracks is None else f"{tracks:,} tracks"]
+    found = [f"{frames:,} frames"] if frames else []
+    found.append(f"{boxes:,} boxes detected")
+    if tracks is not None:
+        found.append(f"{tracks:,} tracks of {_tracked(run)}")
     lines.append(
-        f"{counts['ok']} videos ok, {counts['partial']} partial, {counts['failed']} failed; "
-        + ", ".join(text for text in found if text)
+        f"{counts['ok']} video{'s' * (counts['ok'] != 1)} ok, {counts['partial']} partial, {counts['failed']} failed; "
+        + ", ".join(found)
     )
     if scored := scores_line(run):
-        lines.append(scored)
+        known = len(pc.unique(run.table("scores")["video_id"]))
+        lines.append(scored if known == len(videos) else f"{scored}  (of {known} of {len(videos)} videos)")
     lines.append("")
     lines += [f"{name:<12}{run.url}/{name}/*.parquet" for name in TABLES if run.shards(name)]
     if page:
@@ -57,6 +62,14 @@ def summary(run: Run, page: str | None = None) -> str:
         sql = QUERY if tracks is not None else QUERY_VIDEOS
         lines.append(f'{"try":<12}{command()} query {shlex.quote(run.url)} "{sql}"')
     return "\n".join(lines)
+
+
+def _tracked(run: Run) -> str:
+    """How many boxes are in tracks, and how many of them a linker put into gaps."""
+    table = run.table("tracks").select(["track_id", "origin"])
+    table = table.filter(pc.is_valid(table["track_id"]))
+    made = pc.sum(pc.equal(table["origin"].cast(pa.string()), "interpolated")).as_py() or 0
+    return f"{len(table):,} boxes" + (f", {made:,} of them filled in" if made else "")
 
 
 def command() -> str:

@@ -34,7 +34,10 @@ def load(kind: str, name: str) -> types.ModuleType:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """' (did you mean ...?)' where a known word is near, else ''."""
-    near = difflib.get_close_matches(word, list(known), n=1)
+    others = [name for name in known if name != word]
+    of_lower = {name.lower(): name for name in others}
+    near = difflib.get_close_matches(word, others, n=1)
+    near = near or [of_lower[name] for name in difflib.get_close_matches(word.lower(), list(of_lower), n=1)]
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
@@ -49,10 +52,20 @@ def settings(cls: type[Settings], given: Mapping[str, Any], what: str) -> Settin
     values = {}
     for name, value in given.items():
         if name not in known:
-            allowed = f"; it has: {', '.join(known)}" if known else "; it has none"
+            allowed = f"; it has: {_with_defaults(cls)}" if known else "; it has none"
             raise ValueError(f"{what} has no setting {name!r}{did_you_mean(name, known)}{allowed}")
         values[name] = _convert(value, hints[name], f"{what}.{name}")
     return cls(**values)
+
+
+def _with_defaults(cls: type[object]) -> str:
+    """The fields of a dataclass as name=default."""
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    return ", ".join(f"{field.name}={field.default}" if _is_plain(field.default) else field.name for field in fields)
+
+
+def _is_plain(default: object) -> bool:
+    return default is None or isinstance(default, bool | int | float | str)
 
 
 def digest(value: object) -> str:

@@ -94,8 +94,14 @@ def test_the_table_says_so_too(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["metrics", "--data", "nowhere"], "--data is 'nowhere'; benchmark metrics needs a folder of real data"),
-        (["linker"], "'linker' is not one of 'linkers', 'metrics', 'real-detections'"),
+        (
+            ["metrics", "--data", "nowhere"],
+            "--data is 'nowhere'; benchmark metrics needs a folder that holds imagenet_vid/, given so or by",
+        ),
+        (
+            ["linker"],
+            "unknown benchmark 'linker' (did you mean 'linkers'?); available: linkers, metrics, real-detections",
+        ),
     ],
 )
 def test_wrong_use_is_one_sentence(

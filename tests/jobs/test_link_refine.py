@@ -66,7 +66,7 @@ def test_a_run_without_refining_is_the_run_it_always_was(given: Path, tmp_path: 
 
 
 WRONG = {
-    "no such setting": ("link", "refine.nonsense=1", "refine has no setting 'nonsense'; it has: min_length, "),
+    "no such setting": ("link", "refine.nonsense=1", "refine has no setting 'nonsense'; it has: min_length=1, "),
     "misspelt": ("link", "refine.smoth=all", "refine has no setting 'smoth' (did you mean 'smooth'?)"),
     "no such rule": ("link", "refine.rescore=best", "refine.rescore is 'best'; it must be one of: none, mean, "),
     "out of range": ("link", "refine.fill=-1", "refine.fill is -1; it must be at least 0"),

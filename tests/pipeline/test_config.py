@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pipeline.config import available, digest, load, settings
+from pipeline.config import available, did_you_mean, digest, load, settings
 
 
 @dataclass(frozen=True)
@@ -69,5 +69,25 @@ def test_everything_available_keeps_the_contract(kind: str) -> None:
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"unknown linker 'trackets' \(did you mean 'tracklets'\?\); available: keep"):
+    with pytest.raises(
+        ValueError, match=r"unknown linker 'trackets' \(did you mean 'tracklets'\?\); available: .*keep"
+    ):
         load("linker", "trackets")
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "said"),
+    [
+        ("IDF", ["idfp", "IDF1"], " (did you mean 'IDF1'?)"),
+        ("hota", ["HOTA", "MOTA"], " (did you mean 'HOTA'?)"),
+        ("refine", ["refine"], ""),
+        ("x", ["HOTA"], ""),
+    ],
+)
+def test_the_nearest_name_is_another_whatever_its_case(word: str, known: list[str], said: str) -> None:
+    assert did_you_mean(word, known) == said
+
+
+def test_what_settings_there_are_is_said_with_their_defaults() -> None:
+    with pytest.raises(ValueError, match=r"linker keep has no setting 'length'.*; it has: min_length=1$"):
+        settings(load("linker", "keep").Settings, {"length": 3}, "linker keep")
