@@ -1,0 +1,437 @@
+"""The regression tracker: geometry against hand-made maps and plain loops, what it is taught, and that it learns."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from models.parts.regression_tracker import (
+    DELTAS,
+    RegressionTracker,
+    RoiIou,
+    correlate,
+    expand,
+    freeze,
+    in_both,
+    jitter,
+    merge_levels,
+    paired_iou,
+    pool,
+    rois_and_goals,
+    sample_rois,
+)
+
+SIZE = (64, 96)
+STRIDE = 4
+
+
+def boxes(*rows: list[float]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, 4)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_maps(pairs: int, channels: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features of frames of SIZE at STRIDE."""
+    shape = (2, pairs, channels, SIZE[0] // STRIDE, SIZE[1] // STRIDE)
+    here, later = torch.rand(shape, generator=seeded(seed))
+    return here, later
+
+
+def small_tracker(inputs: int = 6) -> RegressionTracker:
+    """Not trained, but with weights that make its outputs differ from box to box."""
+    torch.manual_seed(0)
+    tracker = RegressionTracker(inputs, STRIDE, channels=8)
+    nn.init.normal_(tracker.deltas.weight, std=0.02)
+    nn.init.normal_(tracker.quality.weight, std=0.02)
+    return tracker.eval()
+
+
+def correlate_in_loops(search: Tensor, template: Tensor) -> Tensor:
+    count, channels, height, width = search.shape
+    rows, columns = template.shape[-2:]
+    out = torch.zeros(count, channels, height - rows + 1, width - columns + 1)
+    for n in range(count):
+        for c in range(channels):
+            for y in range(out.shape[2]):
+                for x in range(out.shape[3]):
+                    out[n, c, y, x] = (search[n, c, y : y + rows, x : x + columns] * template[n, c]).sum()
+    return out
+
+
+@pytest.mark.parametrize(
+    ("search", "template", "expected"),
+    [
+        pytest.param((2, 3, 21, 21), (2, 3, 7, 7), (2, 3, 15, 15), id="the paper's"),
+        pytest.param((1, 2, 4, 6), (1, 2, 2, 5), (1, 2, 3, 2), id="not square"),
+        pytest.param((1, 1, 3, 3), (1, 1, 3, 3), (1, 1, 1, 1), id="one place only"),
+    ],
+)
+def test_correlation_is_its_definition(search: tuple[int, ...], template: tuple[int, ...], expected: object) -> None:
+    patch, small = torch.randn(search, generator=seeded(1)), torch.randn(template, generator=seeded(2))
+    fit = correlate(patch, small)
+    assert fit.shape == expected
+    torch.testing.assert_close(fit, correlate_in_loops(patch, small), atol=1e-5, rtol=1e-5)
+
+
+def test_boxes_grow_around_their_centres() -> None:
+    assert expand(boxes([10, 20, 14, 30]), 3).tolist() == [[6, 10, 18, 40]]
+    assert expand(boxes(), 3).shape == (0, 4)
+
+
+def test_iou_of_pairs_is_the_diagonal_of_all() -> None:
+    some = jitter(boxes([10, 10, 30, 20]), 30, 1.5, 0.5, seeded())[0]
+    torch.testing.assert_close(paired_iou(some, some.flip(0)), box_iou(some, some.flip(0)).diagonal())
+    assert paired_iou(boxes(), boxes()).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        pytest.param(
+            [(32, 152, 252), (64, 76, 126), (128, 38, 63), (256, 19, 32)], (480, 76, 126), id="HRNet-W32 at stride 8"
+        ),
+        pytest.param([(256, 76, 126), (256, 38, 63), (256, 19, 32)], (768, 38, 63), id="P3 to P5 at P4"),
+    ],
+)
+def test_levels_come_together_at_the_second(shapes: list[tuple[int, ...]], expected: tuple[int, ...]) -> None:
+    merged = merge_levels([torch.zeros(1, *shape) for shape in shapes])
+    assert merged.shape == (1, *expected)
+
+
+def test_finer_levels_are_max_pooled_and_coarser_repeated() -> None:
+    fine = torch.arange(16.0).reshape(1, 1, 4, 4)
+    middle = torch.full((1, 1, 2, 2), 7.0)
+    coarse = torch.tensor([[[[3.0]], [[5.0]]]])
+    assert merge_levels([fine, middle, coarse]).tolist() == [
+        [[[5, 7], [13, 15]], [[7, 7], [7, 7]], [[3, 3], [3, 3]], [[5, 5], [5, 5]]]
+    ]
+
+
+def positions(size: tuple[int, int], stride: int) -> Tensor:
+    """Features (1, 2, rows, columns) that say where they are: x and y of each cell's centre in pixels."""
+    rows, columns = size[0] // stride, size[1] // stride
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return ((torch.stack([x, y]) + 0.5) * stride)[None]
+
+
+@pytest.mark.parametrize(
+    ("box", "x", "y"),
+    [
+        pytest.param([20, 16, 34, 44], [22 + 1 / 3, 27, 31 + 2 / 3], [20 + 2 / 3, 30, 39 + 1 / 3], id="inside"),
+        pytest.param([40, 30, 41, 31], [40 + 1 / 6, 40.5, 40 + 5 / 6], [30 + 1 / 6, 30.5, 30 + 5 / 6], id="a pixel"),
+    ],
+)
+def test_a_part_is_pooled_where_it_lies(box: list[float], x: list[float], y: list[float]) -> None:
+    pooled = pool(positions(SIZE, STRIDE), [boxes(box)], 3, STRIDE, SIZE)[0]
+    torch.testing.assert_close(pooled[0], torch.tensor(x).expand(3, 3))
+    torch.testing.assert_close(pooled[1], torch.tensor(y)[:, None].expand(3, 3))
+
+
+@pytest.mark.parametrize("size", [pytest.param(SIZE, id="whole map"), pytest.param((50, 70), id="padded frame")])
+def test_what_lies_outside_the_frame_is_zero(size: tuple[int, int]) -> None:
+    height, width = size
+    pooled = pool(torch.ones(1, 1, 16, 24), [boxes([width - 9, height - 6, width + 9, height + 12])], 6, STRIDE, size)
+    inside = torch.zeros(6, 6)
+    inside[:2, :3] = 1  # parts of 3 x 3 pixels: three of them across, two down
+    assert torch.equal(pooled[0, 0] > 0, inside.bool())
+    corner = pool(torch.ones(1, 1, 16, 24), [boxes([-6, -6, 6, 6]), boxes()][:1], 4, STRIDE, size)[0, 0]
+    assert torch.equal(corner > 0, torch.tensor([[0, 0, 1, 1]] * 4).bool() & torch.tensor([[0], [0], [1], [1]]).bool())
+    assert pool(torch.ones(1, 1, 16, 24), [boxes([200, 200, 220, 220])], 2, STRIDE, size).abs().sum() == 0
+
+
+def test_template_and_search_have_one_scale() -> None:
+    here, _ = random_maps(1)
+    box = boxes([40, 24, 54, 38])
+    template = pool(here, [box], 7, STRIDE, SIZE)
+    search = pool(here, [expand(box, 3)], 21, STRIDE, SIZE)
+    torch.testing.assert_close(search[:, :, 7:14, 7:14], template)
+
+
+def test_size_does_not_matter() -> None:
+    """An object twice as large in features that vary half as fast has the same deltas and quality."""
+    tracker = small_tracker(inputs=2).double()
+    size = (128, 192)
+    fast = positions(size, STRIDE).double()
+    slow = fast / 2
+    box = boxes([60, 30, 75, 42]).double()
+    with torch.no_grad():
+        once = tracker(fast, fast + 3, [box], size)
+        twice = tracker(slow, slow + 3, [box * 2], size)
+        other = tracker(slow, slow + 3, [box], size)
+    assert (once[0] - other[0]).abs().max() > 1e-3
+    torch.testing.assert_close(once, twice, atol=1e-8, rtol=0)
+
+
+def test_pairs_together_are_pairs_alone() -> None:
+    tracker = small_tracker()
+    here, later = random_maps(3)
+    lists = [boxes([10, 10, 30, 30], [40, 20, 41, 21]), boxes(), boxes([-5, -5, 20, 60])]  # one of a pixel
+    with torch.no_grad():
+        deltas, quality = tracker(here, later, lists, SIZE)
+        tracked = [tracker.track(here[i], later[i], lists[i], SIZE) for i in range(3)]
+    starts = torch.cat(lists)
+    expected = DELTAS.decode(starts, deltas).clamp(min=0).minimum(torch.tensor([96.0, 64, 96, 64]))
+    torch.testing.assert_close(torch.cat([ends for ends, _ in tracked]), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.cat([score for _, score in tracked]), quality, atol=1e-5, rtol=0)
+    assert [len(ends) for ends, _ in tracked] == [2, 0, 1]
+    assert ((quality > 0) & (quality < 1)).all()
+
+
+def test_both_frames_matter() -> None:
+    tracker = small_tracker()
+    here, later = random_maps(1)
+    box = [boxes([30, 20, 60, 44])]
+    with torch.no_grad():
+        deltas, _ = tracker(here, later, box, SIZE)
+        for one, other in ((here.flip(3), later), (here, later.flip(3))):
+            assert (tracker(one, other, box, SIZE)[0] - deltas).abs().max() > 1e-4
+
+
+def test_untrained_boxes_stay() -> None:
+    torch.manual_seed(0)
+    here, later = random_maps(1)
+    box = boxes([30, 20, 60, 44])
+    with torch.no_grad():
+        ends, quality = RegressionTracker(6, STRIDE, channels=8).eval().track(here[0], later[0], box, SIZE)
+    assert box_iou(ends, box).item() > 0.9
+    assert quality.item() == pytest.approx(0.5, abs=0.05)
+
+
+def frame(ids: list[int], ignore: list[bool] | None = None) -> dict[str, Tensor]:
+    """A frame whose object of id i has the box [10 i, 0, 10 i + 10, 10]."""
+    left = 10 * torch.tensor(ids, dtype=torch.float32)
+    target = {
+        "boxes": torch.stack([left, left * 0, left + 10, left * 0 + 10], dim=1),
+        "track_ids": torch.tensor(ids, dtype=torch.long),
+    }
+    return target if ignore is None else {**target, "ignore": torch.tensor(ignore)}
+
+
+@pytest.mark.parametrize(
+    ("here", "later", "expected"),
+    [
+        pytest.param(frame([1, 2]), frame([2, 1]), [(0, 1), (1, 0)], id="other order"),
+        pytest.param(frame([1, 2]), frame([3, 2]), [(1, 1)], id="one left, one came"),
+        pytest.param(frame([1, 2], [True, False]), frame([1, 2]), [(1, 1)], id="ignored before"),
+        pytest.param(frame([1, 2]), frame([1, 2], [False, True]), [(0, 0)], id="ignored after"),
+        pytest.param(frame([]), frame([1]), [], id="nothing before"),
+        pytest.param(frame([1]), frame([]), [], id="nothing after"),
+    ],
+)
+def test_only_objects_in_both_frames(
+    here: dict[str, Tensor], later: dict[str, Tensor], expected: list[tuple[int, int]]
+) -> None:
+    rows, columns = in_both(here, later)
+    assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == expected
+    rois, goals = rois_and_goals(here, later, seeded(), per_object=6)
+    assert len(rois) == len(goals) == 6 * len(expected)
+
+
+def test_each_roi_leads_to_its_own_object() -> None:
+    rois, goals = rois_and_goals(frame([1, 5, 9]), frame([9, 1]), seeded(), "gt", per_object=4)
+    assert goals.tolist() == [[10, 0, 20, 10]] * 4 + [[90, 0, 100, 10]] * 4
+    assert box_iou(rois, goals).diagonal().min() >= 0.5
+
+
+def test_share_of_equation_3_that_overlaps_by_half() -> None:
+    """4.2 %: of 256 RoIs eleven, so that 128 can only be had from those below."""
+    object_box = boxes([10, 20, 50, 100])
+    drawn = jitter(object_box, 40_000, 1.0, 0.5, seeded())[0]
+    share = (box_iou(drawn, object_box) >= 0.5).float().mean().item()
+    assert share == pytest.approx(0.042, abs=0.004)
+    scaled = DELTAS.encode(object_box.expand_as(drawn), drawn)
+    assert -1 <= scaled[:, :2].min() < -0.99
+    assert 0.99 < scaled[:, :2].max() <= 1
+    assert 0.499 < scaled[:, 2:].exp().min() < 0.51
+    assert 1.49 < scaled[:, 2:].exp().max() < 1.501
+
+
+@pytest.mark.parametrize(("roi_iou", "tight"), [("lt", 0), ("mix", 64), ("gt", 128)])
+def test_rois_overlap_as_asked(roi_iou: RoiIou, tight: int) -> None:
+    objects = boxes([10, 20, 50, 100], [0, 0, 1, 1], [300, 5, 320, 12])
+    state = torch.get_rng_state()
+    rois, index = sample_rois(objects, seeded(3), roi_iou)
+    overlap = box_iou(rois, objects)[torch.arange(len(rois)), index]
+    for own in range(3):
+        assert (index == own).sum() == 128
+        assert (overlap[index == own] >= 0.5).sum() == tight
+    again, _ = sample_rois(objects, seeded(3), roi_iou)
+    other, _ = sample_rois(objects, seeded(4), roi_iou)
+    assert torch.equal(again, rois)
+    assert not torch.equal(other, rois)
+    assert torch.equal(torch.get_rng_state(), state)
+    nothing, of_nothing = sample_rois(boxes(), seeded(), roi_iou)
+    assert (nothing.shape, of_nothing.shape) == ((0, 4), (0,))
+
+
+def test_losses_are_smooth_l1_of_deltas_and_of_the_iou_reached() -> None:
+    tracker = small_tracker()
+    here, later = random_maps(2)
+    rois = [boxes([10, 10, 30, 30], [50, 20, 70, 60]), boxes([40, 8, 60, 40])]
+    goals = [boxes([12, 10, 33, 31], [90, 1, 95, 3]), boxes([40, 8, 60, 40])]
+    losses = tracker.losses(here, later, rois, goals, SIZE)
+    with torch.no_grad():
+        deltas, quality = tracker(here, later, rois, SIZE)
+    move = sum(
+        0.5 * d * d if d < 1 else d - 0.5
+        for d in (deltas - DELTAS.encode(torch.cat(rois), torch.cat(goals))).abs().flatten()
+    )
+    reached = box_iou(DELTAS.decode(torch.cat(rois), deltas), torch.cat(goals)).diagonal()
+    assert losses["move"].item() == pytest.approx(float(move) / 3, rel=1e-4)
+    assert losses["quality"].item() == pytest.approx((0.5 * (quality - reached) ** 2).mean().item(), rel=1e-4)
+
+
+def test_the_quality_does_not_teach_the_move() -> None:
+    tracker = small_tracker()
+    box = [boxes([10, 10, 30, 30])]
+    tracker.losses(*random_maps(1), box, [box[0] + 2], SIZE)["quality"].backward()
+    assert tracker.deltas.weight.grad is None
+    assert tracker.quality.weight.grad is not None
+    assert tracker.search[0][0].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("rois", "goals"),
+    [
+        pytest.param([boxes([10, 10, 30, 30]), boxes()], [boxes([12, 9, 30, 30]), boxes()], id="a pair without"),
+        pytest.param(
+            [boxes([5, 5, 6, 6]), boxes([-90, -90, -80, -80])], [boxes([5, 5, 6, 6])] * 2, id="a pixel, outside"
+        ),
+        pytest.param([boxes([10, 10, 11, 11])] * 2, [boxes([0, 0, 96, 64])] * 2, id="far larger"),
+    ],
+)
+def test_gradients_are_finite(rois: list[Tensor], goals: list[Tensor]) -> None:
+    tracker = small_tracker().train()
+    losses = tracker.losses(*random_maps(2), rois, goals, SIZE)
+    sum(losses.values(), start=torch.zeros(())).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in tracker.parameters())
+    assert sum(float(p.grad.abs().sum()) for p in tracker.parameters() if p.grad is not None) > 0
+
+
+def test_nothing_to_track_teaches_nothing() -> None:
+    tracker = small_tracker().train()
+    before = copy.deepcopy(tracker.state_dict())
+    losses = tracker.losses(*random_maps(2), [boxes()] * 2, [boxes()] * 2, SIZE)
+    assert {name: loss.item() for name, loss in losses.items()} == {"move": 0, "quality": 0}
+    sum(losses.values(), start=torch.zeros(())).backward()
+    assert all(p.grad is not None and not p.grad.any() for p in tracker.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in tracker.state_dict().items())
+
+
+class Backbone(nn.Sequential):
+    """Features of stride 4 that nobody trained."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        layers = [
+            (nn.Conv2d(inputs, 16, 3, 2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()) for inputs in (3, 16)
+        ]
+        super().__init__(*layers[0], *layers[1])
+
+
+class Both(nn.Module):
+    """A detector and a tracker beside it, as a model would have them."""
+
+    def __init__(self, frozen: bool) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.detector = Backbone()
+        self.tracker = RegressionTracker(16, STRIDE, channels=8)
+
+    def train(self, mode: bool = True) -> Both:
+        super().train(mode)
+        if self.frozen:
+            freeze(self.detector)
+        return self
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_training_the_tracker_leaves_a_frozen_detector_as_it_was(frozen: bool) -> None:
+    model = Both(frozen).train()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    frames = torch.rand(2, 3, *SIZE, generator=seeded())
+    box = [boxes([10, 10, 30, 30])]
+    features = model.detector(frames)
+    losses = model.tracker.losses(features[:1], features[1:], box, [box[0] + 3], SIZE)
+    sum(losses.values(), start=torch.zeros(())).backward()
+    optimizer.step()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("tracker.") for name in moved)
+    assert any(name.startswith("detector.") for name in moved) is not frozen
+    assert any("running_mean" in name for name in moved if name.startswith("detector.")) is not frozen
+
+
+def moving_square(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Two frames (3, 96, 96) in which a textured square moves by up to 8 px each way, and its boxes (1, 4)."""
+    ground = F.interpolate(torch.rand(1, 3, 12, 12, generator=generator), (96, 96), mode="bilinear")[0] / 2 + 0.25
+    side = int(torch.randint(16, 25, (), generator=generator))
+    square = F.interpolate(torch.rand(1, 3, 4, 4, generator=generator), (side, side), mode="nearest")[0]
+    start = torch.randint(8, 88 - side, (2,), generator=generator)
+    frames, found = [], []
+    for x, y in (start.tolist(), (start + torch.randint(-8, 9, (2,), generator=generator)).tolist()):
+        picture = ground.clone()
+        picture[:, y : y + side, x : x + side] = square
+        frames.append(picture)
+        found.append(boxes([x, y, x + side, y + side]))
+    return frames[0], frames[1], found[0], found[1]
+
+
+def squares(
+    backbone: nn.Module, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """Features of `count` pairs, here and later, and the boxes of each."""
+    here, later, starts, goals = zip(*[moving_square(generator) for _ in range(count)], strict=True)
+    with torch.no_grad():
+        return backbone(torch.stack(here)), backbone(torch.stack(later)), list(starts), list(goals)
+
+
+def around(
+    starts: list[Tensor], goals: list[Tensor], generator: torch.Generator, count: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """RoIs and goals of pairs with one object each."""
+    one = {"track_ids": torch.tensor([1])}
+    pairs = [
+        rois_and_goals({"boxes": start, **one}, {"boxes": goal, **one}, generator, per_object=count)
+        for start, goal in zip(starts, goals, strict=True)
+    ]
+    return [rois for rois, _ in pairs], [aims for _, aims in pairs]
+
+
+def test_it_learns_to_follow_and_to_know_how_well() -> None:
+    backbone = Backbone()
+    freeze(backbone)
+    torch.manual_seed(3)
+    tracker = RegressionTracker(16, STRIDE, channels=16).train()
+    steps = 100
+    optimizer = torch.optim.AdamW(tracker.parameters(), lr=4e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+    generator = seeded(1)
+    size = (96, 96)
+    for _ in range(steps):
+        here, later, starts, goals = squares(backbone, 8, generator)
+        sampled, aims = around(starts, goals, generator, 4)
+        optimizer.zero_grad()
+        sum(tracker.losses(here, later, sampled, aims, size).values(), start=torch.zeros(())).backward()
+        optimizer.step()
+        schedule.step()
+    tracker.eval()
+    here, later, starts, goals = squares(backbone, 64, seeded(99))
+    sampled, aims = around(starts, goals, generator, 8)
+    with torch.no_grad():
+        deltas, _ = tracker(here, later, starts, size)
+        sampled_deltas, quality = tracker(here, later, sampled, size)
+    stayed = paired_iou(torch.cat(starts), torch.cat(goals)).mean().item()
+    followed = paired_iou(DELTAS.decode(torch.cat(starts), deltas), torch.cat(goals)).mean().item()
+    assert stayed < 0.5
+    assert followed > stayed + 0.15
+    reached = paired_iou(DELTAS.decode(torch.cat(sampled), sampled_deltas), torch.cat(aims))
+    assert torch.corrcoef(torch.stack([quality, reached]))[0, 1] > 0.4
