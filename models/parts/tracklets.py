@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 @dataclass(frozen=True)
 class Seen:
-    """The boxes of one frame after non-maximum suppression, and what the network says of each.
+    """The boxes of one frame after non-maximum suppression, and what the network says of each; all float32.
 
     boxes: (N, 4). probabilities: (N, C + 1), background first, rows sum to 1; conditioned on the tracklets, or P_det
     for the sequential baseline. stage_1, stage_2: (N, E) each, E_s1 and E_s2; the two may differ in E.
@@ -37,7 +37,7 @@ class Tracklets:
 
     boxes: (M, 4), the last of each. probabilities: (M, C + 1), P_tr. stage_1, stage_2: (M, E) each, E_s1 and E_s2.
     ids: (M,), from 0 and never used twice. lengths: (M,), boxes so far. ages: (M,), frames since the last box, 0 if it
-    is of this frame. next_id: (), of the next tracklet to start. The last four are int64.
+    is of this frame. next_id: (), of the next tracklet to start. The first four are float32, the others int64.
     """
 
     boxes: Tensor

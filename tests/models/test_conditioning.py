@@ -233,6 +233,22 @@ def test_gate(box: list[float], raised: bool) -> None:
     assert Conditioning().classes(DETECTED, embeddings, boxes, tracklets)[0, 1] > 0.7
 
 
+@pytest.mark.parametrize(
+    ("gate", "expected"),
+    [
+        pytest.param("none", [0.049, 0.073, 0.878], id="it is taken for one of them"),
+        pytest.param("overlap", [0.05, 0.9, 0.05], id="gated, it is what the detector says"),
+    ],
+)
+def test_a_new_object_among_twenty_of_another_class(gate: str, expected: list[float]) -> None:
+    """None looks like it, but the null tracklet is outvoted."""
+    detected, embeddings = torch.tensor([[0.05, 0.9, 0.05]]), torch.tensor([[1.0, 0.0]])
+    others = memory(torch.tensor([[0.049, 0.001, 0.95]] * 20), torch.tensor([[0.0, 1.0]] * 20))
+    rule = Conditioning(gate=gate)  # type: ignore[arg-type]
+    given = rule.classes(detected, embeddings, torch.tensor([[90.0, 90.0, 99.0, 99.0]]), others)
+    torch.testing.assert_close(given, torch.tensor([expected]), atol=1e-3, rtol=0)
+
+
 def test_at_most_so_many_tracklets() -> None:
     """Of two that were seen last the longer one counts."""
     embeddings, boxes = torch.ones(1, 4), torch.tensor([BOX])

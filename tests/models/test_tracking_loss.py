@@ -35,6 +35,7 @@ def test_equation_10_by_hand(cosine: float, iou: float, loss: float) -> None:
     ("box", "next_ids", "positive", "negative", "other"),
     [
         pytest.param(BOX, [7, 8], [1, 0], [0, 0], [0, 1], id="on an object"),
+        pytest.param([10, 10, 30, 20], [7, 8], [1, 0], [0, 0], [0, 1], id="on half of it: IoU .5 is enough"),
         pytest.param(NEAR, [7, 8], [0, 0], [1, 0], [1, 1], id="badly on an object"),
         pytest.param([40, 40, 59, 59], [7, 8], [0, 0], [0, 1], [1, 1], id="on none: the nearest"),
         pytest.param([0, 0, 1, 1], [7, 8], [0, 0], [1, 0], [1, 1], id="one pixel"),
@@ -104,13 +105,25 @@ def test_each_kind_of_pairs_counts_half() -> None:
     torch.testing.assert_close(given, expected)
 
 
+def test_half_of_the_pairs_are_positive() -> None:
+    """Of two pairs one is on the object, at cosine .9 or .8, and one beside it, at cosine .6 or .1."""
+    cosine = torch.tensor([0.9, 0.8, 0.6, 0.1])
+    embeddings, later = torch.stack([cosine, (1 - cosine**2).sqrt()], dim=1), torch.tensor([[1.0, 0.0]])
+    boxes, ids, random = torch.tensor([BOX, BOX, NEAR, NEAR]), torch.tensor([4]), seeded()
+    losses = {
+        round(float(tracking_loss(embeddings, boxes, TRUTH[:1], ids, later, ids, generator=random, num_pairs=2)), 4)
+        for _ in range(40)
+    }
+    assert losses == {0.185, 0.2, 0.01, 0.025}
+
+
 def test_at_most_so_many_pairs_are_drawn() -> None:
     mask = torch.rand(50, 4, generator=seeded()) < 0.5
     rows, columns = draw(mask, 20, seeded())
     assert len(set(zip(rows.tolist(), columns.tolist(), strict=True))) == 20
     assert mask[rows, columns].all()
     assert [index.tolist() for index in draw(mask, 20, seeded())] == [rows.tolist(), columns.tolist()]
-    assert torch.equal(draw(mask, 20, torch.Generator().manual_seed(1))[0], rows) is False
+    assert not torch.equal(draw(mask, 20, torch.Generator().manual_seed(1))[0], rows)
     everything = draw(mask, 200, seeded())
     assert torch.equal(torch.stack(everything, dim=1), torch.nonzero(mask))
 

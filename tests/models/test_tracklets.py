@@ -112,16 +112,20 @@ def test_association_goes_by_stage_2_among_those_that_overlap() -> None:
     tracklets = started(seen([BOX, FAR, BOX], [[0.2, 0.8, 0]] * 3, [[1, 0], [1, 0], [0, 1]]))
     nearly = [28.0, 28.0, 48.0, 48.0]
     frame = seen([nearly, BOX, [31, 10, 51, 30]], [[0.2, 0.8, 0]] * 3, [[0.1, 1], [1, 0.1], [1, 0]])
+    frame = Seen(frame.boxes, frame.probabilities, frame.stage_1.flip(0), frame.stage_2)
     assert associate(frame, tracklets).tolist() == [2, 0, -1]
     assert associate(frame, no_tracklets(2, 2, 2)).tolist() == [-1, -1, -1]
     assert associate(seen([], [], []), tracklets).tolist() == []
 
 
 def test_overlap_is_iou_above_zero() -> None:
-    boxes = torch.tensor([BOX, [30, 10, 50, 30], [29, 29, 30, 30], [12, 12, 13, 13], [0, 0, 100, 100], FAR])
+    boxes = torch.tensor(
+        [BOX, [30, 10, 50, 30], [10, 30, 30, 50], [29, 29, 30, 30], [12, 12, 13, 13], [0, 0, 100, 100], FAR]
+    )
     assert torch.equal(overlaps(boxes, boxes[:4]), box_iou(boxes, boxes[:4]) > 0)
-    assert overlaps(boxes[:1], boxes).tolist() == [[True, False, True, True, True, False]]
-    assert overlaps(boxes[:0], boxes).shape == (0, 6)
+    assert torch.equal(overlaps(boxes[:4], boxes), box_iou(boxes[:4], boxes) > 0)
+    assert overlaps(boxes[:1], boxes).tolist() == [[True, False, False, True, True, True, False]]
+    assert overlaps(boxes[:0], boxes).shape == (0, 7)
 
 
 def test_cosines() -> None:
