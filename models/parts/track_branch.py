@@ -55,13 +55,11 @@ def in_both(first: dict[str, Tensor], second: dict[str, Tensor]) -> tuple[Tensor
     first, second: boxes (., 4), track_ids (.,), -1 where unknown, and optionally ignore (.,). Objects that are unknown
     or ignored in either frame are left out.
     """
-    ids = [frame["track_ids"] for frame in (first, second)]
-    if "ignore" in first:
-        ids[0] = ids[0].masked_fill(first["ignore"], -1)
-    here, there = torch.nonzero((ids[0][:, None] == ids[1]) & (ids[0][:, None] >= 0), as_tuple=True)
-    if "ignore" in second:
-        seen = ~second["ignore"][there]
-        here, there = here[seen], there[seen]
+    ids = [
+        frame["track_ids"].masked_fill(frame["ignore"], -1) if "ignore" in frame else frame["track_ids"]
+        for frame in (first, second)
+    ]
+    here, there = torch.nonzero((ids[0][:, None] == ids[1]) & (ids[1] >= 0), as_tuple=True)
     return first["boxes"][here], second["boxes"][there]
 
 
