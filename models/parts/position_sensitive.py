@@ -25,9 +25,10 @@ def vote(maps: Tensor, boxes: Sequence[Tensor], scale: float, bins: int = 7, poo
     maps: (N, outputs * k * k, H, W), the k x k maps of an output side by side, row by row. boxes: for each image
     (its R, 4) xyxy in pixels of the image. scale: of the maps to the image, 1 / 16 for a stride of 16.
 
-    pool: the paper's mean over the cells that a bin touches, once the box's borders are rounded to cells. (The release
-    rounds to pixels instead; torchvision's rule is taken.) Cells outside the maps do not count; a bin of none is 0. align: mean of
-    bilinear samples at the exact place, which small boxes and small motions need; ours. Samples outside count as 0.
+    pool: the paper's mean over the cells that a bin touches, once the box's borders are rounded to cells (the release
+    rounds to pixels instead; torchvision's rule is taken). Cells outside the maps do not count; a bin of none is 0.
+    align: the mean of bilinear samples at the exact place, which small boxes and small motions need; ours. Samples
+    outside count as 0.
     """
     if pooling == "align":
         pooled = ps_roi_align(maps, list(boxes), bins, scale, sampling_ratio=2)
