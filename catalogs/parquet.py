@@ -198,10 +198,11 @@ def _read_file(fs: Any, path: str) -> pa.Table:
         if "timestamp_s" in table.column_names
         else pa.nulls(len(table), pa.float64())
     )
-    if "embedding" in table.column_names:
-        columns["embedding"] = _column(table, "embedding", LOOKS, path)
+    looks = next((name for name in ("embedding", "embeddings") if name in table.column_names), None)
+    if looks:
+        columns["embedding"] = _column(table, looks, LOOKS, path)
         wrong = pc.fill_null(pc.invert(pc.is_finite(pc.list_flatten(columns["embedding"]))), True)
-        _refuse(wrong, path, "embedding holds what is not a finite number")
+        _refuse(wrong, path, f"{looks} holds what is not a finite number")
     return pa.table({**columns, "class_name": classes, "timestamp_s": seconds})
 
 

@@ -198,6 +198,7 @@ def test_embeddings_are_evidence_where_every_box_has_one(tmp_path: Path) -> None
         [],
         [[1.0, 1.0], [0.0, 1.0]],  # as the boxes: best score first
     ]
+    assert parquet.evidence(parquet.videos(written(tmp_path / "c" / "d.parquet", embeddings=looks), Settings())[0])
     written(tmp_path / "b.parquet")
     assert {e for video in parquet.videos(str(tmp_path), Settings()) for e in parquet.evidence(video)} == set()
 
