@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,11 +13,12 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import box_iou, generalized_box_iou
 
 from models.parts.anchors import has_area
-from models.parts.small_detector import IGNORED, NEGATIVE, decode
+from models.parts.small_detector import IGNORED, NEGATIVE, assign, decode
 from models.parts.two_stage import (
     Dense,
     Regions,
     SmallTwoStage,
+    anchor_losses,
     detected,
     match,
     proposals,
@@ -214,6 +216,27 @@ def test_without_other_probabilities_they_are_the_softmax_and_boxes_move_by_the_
     assert torch.equal(found.scores, softmax[found.anchor, found.labels + 1])
     assert torch.equal(found.boxes, regions.refined(SIZE)[found.anchor])
     torch.testing.assert_close(regions.refined((999, 999)), decode(regions.deltas, regions.boxes).clamp(min=0))
+
+
+@torch.no_grad()
+def test_anchor_losses_are_sums_over_those_that_count() -> None:
+    dense = first_stage(scattered(), pictures(2))
+    truths = [target([[8, 10, 32, 34], [40, 5, 90, 60]], [0, 1], [False, True]), target([], [])]
+    found, focal, away = 0, 0.0, 0.0
+    for logits, deltas, truth in zip(dense.logits, dense.deltas, truths, strict=True):
+        matched = assign(dense.anchors, truth)
+        for i in torch.nonzero(matched != IGNORED).squeeze(1):
+            finds = bool(matched[i] >= 0)
+            right = float((logits[i] if finds else -logits[i]).sigmoid())
+            focal -= 0.5 * (1 - right) ** 1.5 * math.log(right)
+            if finds:
+                box = decode(deltas[i], dense.anchors[i])[None]
+                away += 2 - 2 * float(generalized_box_iou(box, truth["boxes"][matched[i]][None]))
+                found += 1
+    assert found > 1
+    losses = anchor_losses(dense, truths)
+    assert losses["objectness"].item() == pytest.approx(focal / found, rel=1e-4)
+    assert losses["anchor_box"].item() == pytest.approx(away / found, rel=1e-4)
 
 
 def naive_region_losses(regions: Regions, truth: dict[str, Tensor]) -> list[tuple[float, float, bool]]:
