@@ -24,6 +24,7 @@ from torchvision.ops import roi_align
 
 from models.parts.anchors import clip
 from models.parts.box_deltas import BoxDeltas
+from models.parts.track_branch import in_both
 
 TEMPLATE_BINS = 7
 SEARCH_SCALE = 3  # k: one box's room to each side
@@ -181,21 +182,12 @@ def rois_and_goals(
 ) -> tuple[Tensor, Tensor]:
     """RoIs (K, 4) in frame t and where each should lead in frame t + tau (K, 4), for objects that are in both.
 
-    target, later: a frame's boxes (M, 4), track_ids (M,) and optionally ignore (M,). See `sample_rois`.
+    target, later: a frame's boxes (M, 4), track_ids (M,), -1 where unknown, and optionally ignore (M,). See
+    `sample_rois`.
     """
-    index, later_index = in_both(target, later)
-    rois, object_index = sample_rois(target["boxes"][index], generator, roi_iou, per_object)
-    return rois, later["boxes"][later_index][object_index]
-
-
-def in_both(target: dict[str, Tensor], later: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows of the objects that are in both frames, ignored in neither, in each frame's list."""
-    same = target["track_ids"][:, None] == later["track_ids"]
-    for axis, frame in enumerate((target, later)):
-        if "ignore" in frame:
-            same = same & ~frame["ignore"].unsqueeze(1 - axis)
-    rows, columns = same.nonzero(as_tuple=True)
-    return rows, columns
+    starts, goals = in_both(target, later)
+    rois, index = sample_rois(starts, generator, roi_iou, per_object)
+    return rois, goals[index]
 
 
 def sample_rois(
@@ -207,7 +199,7 @@ def sample_rois(
     those whose IoU with the box is below .5 a random `per_object`. That is nearly all of them (96 %), so the opposite
     reading of the constraint could not give the number that the paper states. Detections lie tighter than that, so
     "gt" has them moved by up to .15 and .85 to 1.15 times as large, all of IoU above .5, and "mix" is half of each.
-    RoIs may leave the frame. generator: of the CPU, wherever the boxes are.
+    RoIs may leave the frame; a small `per_object` may get fewer. generator: of the CPU, wherever the boxes are.
     """
     tight = {"lt": 0, "mix": per_object // 2, "gt": per_object}[roi_iou]
     far = per_object - tight

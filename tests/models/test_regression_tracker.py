@@ -17,7 +17,6 @@ from models.parts.regression_tracker import (
     correlate,
     expand,
     freeze,
-    in_both,
     jitter,
     merge_levels,
     paired_iou,
@@ -92,18 +91,11 @@ def test_iou_of_pairs_is_the_diagonal_of_all() -> None:
     assert paired_iou(boxes(), boxes()).shape == (0,)
 
 
-@pytest.mark.parametrize(
-    ("shapes", "expected"),
-    [
-        pytest.param(
-            [(32, 152, 252), (64, 76, 126), (128, 38, 63), (256, 19, 32)], (480, 76, 126), id="HRNet-W32 at stride 8"
-        ),
-        pytest.param([(256, 76, 126), (256, 38, 63), (256, 19, 32)], (768, 38, 63), id="P3 to P5 at P4"),
-    ],
-)
-def test_levels_come_together_at_the_second(shapes: list[tuple[int, ...]], expected: tuple[int, ...]) -> None:
-    merged = merge_levels([torch.zeros(1, *shape) for shape in shapes])
-    assert merged.shape == (1, *expected)
+def test_levels_come_together_at_the_second() -> None:
+    hrnet = [torch.zeros(1, 32 * 2**i, 152 // 2**i, -(-252 // 2**i)) for i in range(4)]
+    assert merge_levels(hrnet).shape == (1, 480, 76, 126)
+    pyramid = [torch.zeros(1, 256, *size) for size in ((76, 126), (38, 63), (19, 32))]
+    assert merge_levels(pyramid).shape == (1, 768, 38, 63)
 
 
 def test_finer_levels_are_max_pooled_and_coarser_repeated() -> None:
@@ -135,6 +127,12 @@ def test_a_part_is_pooled_where_it_lies(box: list[float], x: list[float], y: lis
     torch.testing.assert_close(pooled[1], torch.tensor(y)[:, None].expand(3, 3))
 
 
+def test_a_part_is_the_mean_of_all_its_cells() -> None:
+    here, _ = random_maps(1)
+    pooled = pool(here, [boxes([8, 16, 72, 48])], 2, STRIDE, SIZE)  # 2 x 2 parts of 4 x 8 cells
+    torch.testing.assert_close(pooled, F.avg_pool2d(here[:, :, 4:12, 2:18], (4, 8)))
+
+
 @pytest.mark.parametrize("size", [pytest.param(SIZE, id="whole map"), pytest.param((50, 70), id="padded frame")])
 def test_what_lies_outside_the_frame_is_zero(size: tuple[int, int]) -> None:
     height, width = size
@@ -142,7 +140,7 @@ def test_what_lies_outside_the_frame_is_zero(size: tuple[int, int]) -> None:
     inside = torch.zeros(6, 6)
     inside[:2, :3] = 1  # parts of 3 x 3 pixels: three of them across, two down
     assert torch.equal(pooled[0, 0] > 0, inside.bool())
-    corner = pool(torch.ones(1, 1, 16, 24), [boxes([-6, -6, 6, 6]), boxes()][:1], 4, STRIDE, size)[0, 0]
+    corner = pool(torch.ones(1, 1, 16, 24), [boxes([-6, -6, 6, 6])], 4, STRIDE, size)[0, 0]
     assert torch.equal(corner > 0, torch.tensor([[0, 0, 1, 1]] * 4).bool() & torch.tensor([[0], [0], [1], [1]]).bool())
     assert pool(torch.ones(1, 1, 16, 24), [boxes([200, 200, 220, 220])], 2, STRIDE, size).abs().sum() == 0
 
@@ -195,6 +193,12 @@ def test_both_frames_matter() -> None:
             assert (tracker(one, other, box, SIZE)[0] - deltas).abs().max() > 1e-4
 
 
+def test_the_papers_size() -> None:
+    tracker = RegressionTracker(480, 8)
+    assert tracker.deltas.in_features == tracker.quality.in_features == 256 * 15 * 15
+    assert sum(p.numel() for p in tracker.parameters()) == 2_895_877
+
+
 def test_untrained_boxes_stay() -> None:
     torch.manual_seed(0)
     here, later = random_maps(1)
@@ -205,40 +209,18 @@ def test_untrained_boxes_stay() -> None:
     assert quality.item() == pytest.approx(0.5, abs=0.05)
 
 
-def frame(ids: list[int], ignore: list[bool] | None = None) -> dict[str, Tensor]:
-    """A frame whose object of id i has the box [10 i, 0, 10 i + 10, 10]."""
-    left = 10 * torch.tensor(ids, dtype=torch.float32)
-    target = {
-        "boxes": torch.stack([left, left * 0, left + 10, left * 0 + 10], dim=1),
-        "track_ids": torch.tensor(ids, dtype=torch.long),
-    }
-    return target if ignore is None else {**target, "ignore": torch.tensor(ignore)}
+def test_each_roi_leads_to_its_own_object_if_that_is_in_both_frames() -> None:
+    def frame(ids: list[int], ignore: list[bool]) -> dict[str, Tensor]:
+        """The object of id i has the box [10 i, 0, 10 i + 10, 10]."""
+        own = torch.cat([boxes([10 * i, 0, 10 * i + 10, 10]) for i in ids])
+        return {"boxes": own, "track_ids": torch.tensor(ids), "ignore": torch.tensor(ignore)}
 
-
-@pytest.mark.parametrize(
-    ("here", "later", "expected"),
-    [
-        pytest.param(frame([1, 2]), frame([2, 1]), [(0, 1), (1, 0)], id="other order"),
-        pytest.param(frame([1, 2]), frame([3, 2]), [(1, 1)], id="one left, one came"),
-        pytest.param(frame([1, 2], [True, False]), frame([1, 2]), [(1, 1)], id="ignored before"),
-        pytest.param(frame([1, 2]), frame([1, 2], [False, True]), [(0, 0)], id="ignored after"),
-        pytest.param(frame([]), frame([1]), [], id="nothing before"),
-        pytest.param(frame([1]), frame([]), [], id="nothing after"),
-    ],
-)
-def test_only_objects_in_both_frames(
-    here: dict[str, Tensor], later: dict[str, Tensor], expected: list[tuple[int, int]]
-) -> None:
-    rows, columns = in_both(here, later)
-    assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == expected
-    rois, goals = rois_and_goals(here, later, seeded(), per_object=6)
-    assert len(rois) == len(goals) == 6 * len(expected)
-
-
-def test_each_roi_leads_to_its_own_object() -> None:
-    rois, goals = rois_and_goals(frame([1, 5, 9]), frame([9, 1]), seeded(), "gt", per_object=4)
+    here = frame([1, 5, 9, 7, -1], [False, False, False, True, False])  # 5 leaves, 7 is to ignore, -1 is unknown
+    later = frame([9, -1, 7, 1], [False] * 4)
+    rois, goals = rois_and_goals(here, later, seeded(), "gt", per_object=4)
     assert goals.tolist() == [[10, 0, 20, 10]] * 4 + [[90, 0, 100, 10]] * 4
     assert box_iou(rois, goals).diagonal().min() >= 0.5
+    assert [len(found) for found in rois_and_goals(here, frame([2], [False]), seeded())] == [0, 0]
 
 
 def test_share_of_equation_3_that_overlaps_by_half() -> None:
@@ -326,15 +308,11 @@ def test_nothing_to_track_teaches_nothing() -> None:
     assert all(torch.equal(value, before[name]) for name, value in tracker.state_dict().items())
 
 
-class Backbone(nn.Sequential):
-    """Features of stride 4 that nobody trained."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        layers = [
-            (nn.Conv2d(inputs, 16, 3, 2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()) for inputs in (3, 16)
-        ]
-        super().__init__(*layers[0], *layers[1])
+def untrained_backbone() -> nn.Module:
+    """Features of stride 4 in 16 channels."""
+    torch.manual_seed(0)
+    halves = [(nn.Conv2d(inputs, 16, 3, 2, padding=1), nn.BatchNorm2d(16), nn.ReLU()) for inputs in (3, 16)]
+    return nn.Sequential(*halves[0], *halves[1])
 
 
 class Both(nn.Module):
@@ -343,7 +321,7 @@ class Both(nn.Module):
     def __init__(self, frozen: bool) -> None:
         super().__init__()
         self.frozen = frozen
-        self.detector = Backbone()
+        self.detector = untrained_backbone()
         self.tracker = RegressionTracker(16, STRIDE, channels=8)
 
     def train(self, mode: bool = True) -> Both:
@@ -386,52 +364,43 @@ def moving_square(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def squares(
-    backbone: nn.Module, count: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-    """Features of `count` pairs, here and later, and the boxes of each."""
-    here, later, starts, goals = zip(*[moving_square(generator) for _ in range(count)], strict=True)
-    with torch.no_grad():
-        return backbone(torch.stack(here)), backbone(torch.stack(later)), list(starts), list(goals)
-
-
-def around(
-    starts: list[Tensor], goals: list[Tensor], generator: torch.Generator, count: int
-) -> tuple[list[Tensor], list[Tensor]]:
-    """RoIs and goals of pairs with one object each."""
+    backbone: nn.Module, count: int, generator: torch.Generator, per_object: int
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """Features of `count` pairs, here and later, the square's box here, RoIs around it, and where each should lead."""
+    here, later, starts, ends = zip(*[moving_square(generator) for _ in range(count)], strict=True)
     one = {"track_ids": torch.tensor([1])}
-    pairs = [
-        rois_and_goals({"boxes": start, **one}, {"boxes": goal, **one}, generator, per_object=count)
-        for start, goal in zip(starts, goals, strict=True)
+    sampled = [
+        rois_and_goals({"boxes": start, **one}, {"boxes": end, **one}, generator, per_object=per_object)
+        for start, end in zip(starts, ends, strict=True)
     ]
-    return [rois for rois, _ in pairs], [aims for _, aims in pairs]
+    rois, goals = zip(*sampled, strict=True)
+    with torch.no_grad():
+        return backbone(torch.stack(here)), backbone(torch.stack(later)), list(starts), list(rois), list(goals)
 
 
 def test_it_learns_to_follow_and_to_know_how_well() -> None:
-    backbone = Backbone()
+    backbone = untrained_backbone()
     freeze(backbone)
     torch.manual_seed(3)
     tracker = RegressionTracker(16, STRIDE, channels=16).train()
-    steps = 100
+    steps, size = 100, (96, 96)
     optimizer = torch.optim.AdamW(tracker.parameters(), lr=4e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     generator = seeded(1)
-    size = (96, 96)
     for _ in range(steps):
-        here, later, starts, goals = squares(backbone, 8, generator)
-        sampled, aims = around(starts, goals, generator, 4)
+        here, later, _, rois, goals = squares(backbone, 8, generator, 4)
         optimizer.zero_grad()
-        sum(tracker.losses(here, later, sampled, aims, size).values(), start=torch.zeros(())).backward()
+        sum(tracker.losses(here, later, rois, goals, size).values(), start=torch.zeros(())).backward()
         optimizer.step()
         schedule.step()
     tracker.eval()
-    here, later, starts, goals = squares(backbone, 64, seeded(99))
-    sampled, aims = around(starts, goals, generator, 8)
+    here, later, starts, rois, goals = squares(backbone, 64, seeded(99), 8)
+    start, end = torch.cat(starts), torch.stack([goal[0] for goal in goals])
     with torch.no_grad():
         deltas, _ = tracker(here, later, starts, size)
-        sampled_deltas, quality = tracker(here, later, sampled, size)
-    stayed = paired_iou(torch.cat(starts), torch.cat(goals)).mean().item()
-    followed = paired_iou(DELTAS.decode(torch.cat(starts), deltas), torch.cat(goals)).mean().item()
+        roi_deltas, quality = tracker(here, later, rois, size)
+    stayed, followed = paired_iou(start, end).mean(), paired_iou(DELTAS.decode(start, deltas), end).mean()
     assert stayed < 0.5
     assert followed > stayed + 0.15
-    reached = paired_iou(DELTAS.decode(torch.cat(sampled), sampled_deltas), torch.cat(aims))
+    reached = paired_iou(DELTAS.decode(torch.cat(rois), roi_deltas), torch.cat(goals))
     assert torch.corrcoef(torch.stack([quality, reached]))[0, 1] > 0.4

@@ -64,7 +64,7 @@ def same(one: Rows, other: Rows) -> bool:
     [
         pytest.param(EMPTY, {}, id="a clip's start"),
         pytest.param(frame([A], [0.03]), {}, id="no score above .03"),
-        pytest.param(frame([A, B], [0.9, 0.9]), {0.0: 0.49, 20.0: 0.1}, id="the tracker unsure"),
+        pytest.param(frame([B, A, B], [0.9, 0.9, 0.9]), {0.0: 0.49, 20.0: 0.1}, id="the tracker unsure"),
     ],
 )
 def test_nothing_tracked_is_the_detector_alone(previous: Rows, quality: dict[float, float], detections: Rows) -> None:
@@ -143,12 +143,12 @@ def test_a_row_for_each_class_above_the_floor_and_for_the_best() -> None:
 def test_a_box_of_several_classes_is_tracked_once_and_every_row_has_its_move() -> None:
     """Also rows below the floor, of boxes that the filter rejected, and of one that left the frame."""
     tracker = Tracker(3, 0, {20.0: 0.2})
-    previous = frame([B, A, B, C, A], [0.9, 0.01, 0.3, 0.02, 0.8], [0, 0, 1, 0, 1])
+    previous = frame([B, A, B, C, A, C], [0.9, 0.01, 0.3, 0.02, 0.8, 0.02], [0, 0, 1, 0, 1, 1])
     found, moves = step(previous, EMPTY, tracker, classify, RULES)
     assert sorted(tracker.asked) == [A, B, C]
     assert moves.ends.tolist() == (previous.boxes + torch.tensor([3.0, 0, 3, 0])).tolist()
-    torch.testing.assert_close(moves.quality, torch.tensor([0.2, 0.9, 0.2, 0.9, 0.9]))
-    # B is rejected by the tracker, C by its score; A lives by its better row, wherever that stands.
+    torch.testing.assert_close(moves.quality, torch.tensor([0.2, 0.9, 0.2, 0.9, 0.9, 0.9]))
+    # B is rejected by the tracker, C by its scores, which do not add up; A lives by its better row.
     assert found.boxes.tolist() == [[3, 0, 13, 10]]
 
 
