@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import multiprocessing
-import os
 import resource
 import tempfile
 import time
@@ -230,7 +229,7 @@ def _coco(module: str, data: str) -> Callable[[], object]:
         ]
 
     def work() -> None:
-        with contextlib.redirect_stdout(io.StringIO()), open(os.devnull, "w"):
+        with contextlib.redirect_stdout(io.StringIO()):
             known = coco()
             known.dataset = {
                 "images": [{"id": number} for number in image.values()],

@@ -7,7 +7,6 @@ from typing import Any
 
 import fsspec
 
-from catalogs import mot
 from jobs import prepare
 from pipeline.config import load
 from pipeline.recipe import Recipe
@@ -54,12 +53,11 @@ def of_catalog(recipe: Recipe) -> Given:
         videos = [video for video in prepare.listed(recipe, name, source) if video.detections_uri]
     if not videos:
         raise ValueError(f"the videos of {source} come without detections; catalog {name} looked for them")
+    catalog = load("catalog", name)
     return Given(
         videos=videos,
-        classes=load("catalog", name).classes(videos[0]),
-        evidence=load("catalog", name).evidence(videos[0])
-        if hasattr(load("catalog", name), "evidence")
-        else frozenset(),
+        classes=catalog.classes(videos[0]),
+        evidence=catalog.evidence(videos[0]) if hasattr(catalog, "evidence") else frozenset(),
         has_truth=any(video.truth_uri for video in videos),
         identity={"videos": prepare.videos_digest(videos)},
     )
@@ -110,7 +108,7 @@ def _of_text(source: str, info: dict[str, Any]) -> VideoInfo:
     return VideoInfo(
         video_id=parts[-3] if is_sequence else parts[-1].rpartition(".")[0] or parts[-1],
         uri="",
-        catalog=mot.__name__.rpartition(".")[2],
+        catalog="mot",
         kind="rows",
         identity=f"{info.get('size')}|{info.get('mtime') or info.get('ETag')}",
         detections_uri=Store(source).url_of(),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
 from models.parts.anchors import AnchorOutputs, clip
+from models.parts.box_deltas import BoxDeltas
 
 STRIDES = (8, 16)
 ANCHOR_SIDES = (24.0, 40.0)  # px, the side of each level's square anchor
@@ -24,7 +25,7 @@ ASPECTS = (0.5, 1.0, 2.0)  # height / width, at equal area
 POSITIVE_IOU, NEGATIVE_IOU = 0.4, 0.3  # lower than usual: an anchor that an object has left should still find it
 IGNORED_SHARE = 0.5  # an anchor that lies so far inside an ignored box teaches nothing
 PRIOR = -math.log((1 - 0.01) / 0.01)  # objectness starts at .01 everywhere (RetinaNet, section 4.1)
-MAX_LOG_SCALE = math.log(1000 / 16)  # no box grows more than this from its anchor, as in torchvision
+DELTAS = BoxDeltas()
 
 
 class Residual(nn.Module):
@@ -116,7 +117,7 @@ class SmallDetector(nn.Module):
         """What it says of every anchor of each of the frames uint8 (N, 3, H, W)."""
         objectness, classes, deltas, anchors, levels = self(frames)
         scores = objectness.sigmoid()[..., None] * classes.softmax(-1)  # (N, A, C)
-        boxes = clip(decode(deltas, anchors), (frames.shape[-2], frames.shape[-1]))
+        boxes = clip(DELTAS.decode(anchors, deltas), (frames.shape[-2], frames.shape[-1]))
         return [
             AnchorOutputs(anchors, frame_boxes, frame_scores, levels)
             for frame_boxes, frame_scores in zip(boxes, scores, strict=True)
@@ -134,7 +135,7 @@ class SmallDetector(nn.Module):
         focal = sigmoid_focal_loss(objectness, positive.float(), alpha=0.5, gamma=1.5)
         boxes = torch.cat([t["boxes"][m[m >= 0]] for t, m in zip(targets, matched, strict=True)])
         labels = torch.cat([t["labels"][m[m >= 0]] for t, m in zip(targets, matched, strict=True)])
-        decoded = decode(deltas[positive], anchors.expand_as(deltas)[positive])
+        decoded = DELTAS.decode(anchors.expand_as(deltas)[positive], deltas[positive])
         return {
             "objectness": focal[counted].sum() / num_positive,
             "class": F.cross_entropy(classes[positive], labels, reduction="sum") / num_positive,
@@ -186,11 +187,3 @@ def grid_anchors(cells: torch.Size | tuple[int, int], stride: int, side: float) 
 def per_anchor(level: Tensor, values: int) -> Tensor:
     """(N, anchors * values, rows, columns) -> (N, rows * columns * anchors, values)."""
     return level.permute(0, 2, 3, 1).reshape(len(level), -1, values)
-
-
-def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
-    """Deltas (..., 4) of centre (in sides) and log of side, applied to anchors (..., 4): boxes (..., 4) xyxy."""
-    side = anchors[..., 2:] - anchors[..., :2]
-    centre = anchors[..., :2] + side / 2 + deltas[..., :2] * side
-    half = side * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp() / 2
-    return torch.cat([centre - half, centre + half], dim=-1)

@@ -22,12 +22,12 @@ from torchvision.ops import box_iou, generalized_box_iou_loss, nms, roi_align, s
 from models.parts.anchors import AnchorOutputs, PlainDetections, clip, detections, has_area
 from models.parts.small_detector import (
     ASPECTS,
+    DELTAS,
     NEGATIVE,
     PRIOR,
     Residual,
     assign,
     convolution,
-    decode,
     grid_anchors,
     per_anchor,
 )
@@ -45,7 +45,7 @@ class Dense:
 
     size: (height, width) of the frames. features: (N, D, h, w), what the head pools from. tower: (N, D, h, w), the last
     layer before logits and deltas, for embeddings of anchors. anchors: (A, 4) xyxy in pixels, cell by cell, row by row,
-    those of a cell side by side. logits: (N, A), of objectness. deltas: (N, A, 4), see `small_detector.decode`.
+    those of a cell side by side. logits: (N, A), of objectness. deltas: (N, A, 4), see `BoxDeltas`.
     """
 
     size: tuple[int, int]
@@ -72,7 +72,7 @@ class Regions:
 
     def refined(self, size: tuple[int, int]) -> Tensor:
         """Where the deltas move the boxes, cut at a frame of `size` (height, width): (R, 4)."""
-        return clip(decode(self.deltas, self.boxes), size)
+        return clip(DELTAS.decode(self.boxes, self.deltas), size)
 
 
 class SmallTwoStage(nn.Module):
@@ -182,7 +182,7 @@ def proposals(
     """
     logits = (dense.logits if logits is None else logits).detach()
     best, index = logits.topk(min(top_k, logits.shape[1]), dim=1)  # (N, k), best first
-    boxes = decode(dense.deltas.detach().gather(1, index[..., None].expand(-1, -1, 4)), dense.anchors[index])
+    boxes = DELTAS.decode(dense.anchors[index], dense.deltas.detach().gather(1, index[..., None].expand(-1, -1, 4)))
     found = []
     for frame_boxes, frame_logits in zip(clip(boxes, dense.size), best, strict=True):
         sized = has_area(frame_boxes)
@@ -234,7 +234,7 @@ def anchor_losses(dense: Dense, targets: Sequence[dict[str, Tensor]]) -> dict[st
     positive, counted = matched >= 0, matched >= NEGATIVE
     num_positive = positive.sum().clamp(min=1)
     focal = sigmoid_focal_loss(dense.logits, positive.float(), alpha=0.5, gamma=1.5)
-    decoded = decode(dense.deltas[positive], dense.anchors.expand_as(dense.deltas)[positive])
+    decoded = DELTAS.decode(dense.anchors.expand_as(dense.deltas)[positive], dense.deltas[positive])
     boxes = torch.cat([t["boxes"][m[m >= 0]] for t, m in zip(targets, matched, strict=True)])
     return {
         "objectness": focal[counted].sum() / num_positive,
@@ -259,7 +259,7 @@ def region_losses(
     labels[positive] = 1 + torch.cat([t["labels"][m[m >= 0]] for m, t in zip(matched, targets, strict=True)])
     class_loss = F.cross_entropy(logits, labels, reduction="none") * (torch.cat(matched) >= NEGATIVE)
     box_loss = torch.zeros_like(class_loss)
-    box_loss[positive] = 2 * generalized_box_iou_loss(decode(deltas[positive], boxes[positive]), truth)
+    box_loss[positive] = 2 * generalized_box_iou_loss(DELTAS.decode(boxes[positive], deltas[positive]), truth)
     if hardest is not None:
         chosen = (class_loss + box_loss).detach().topk(min(hardest, len(labels))).indices
         class_loss, box_loss, positive = class_loss[chosen], box_loss[chosen], positive[chosen]

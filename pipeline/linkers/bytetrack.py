@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.linkers.parts.kalman import VELOCITY, HeightFilter
-from pipeline.linkers.parts.online import GivenBoxes, OpenTracks, follow
+from pipeline.linkers.parts.open_tracks import GivenBoxes, OpenTracks, follow
 from pipeline.linkers.parts.overlaps import iou
 from pipeline.linkers.parts.ranges import check
 from pipeline.records import DEFAULT_FPS, Detections, Track, VideoInfo

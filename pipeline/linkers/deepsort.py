@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.linkers.parts.appearance import unit
 from pipeline.linkers.parts.kalman import CHI2_95_OF_4, HeightFilter
-from pipeline.linkers.parts.online import Floats, GivenBoxes, Indices, Mask, OpenTracks, follow
+from pipeline.linkers.parts.open_tracks import Floats, GivenBoxes, Indices, Mask, OpenTracks, follow
 from pipeline.linkers.parts.ranges import check
 from pipeline.linkers.parts.selection import in_order
 from pipeline.records import Detections, Track, VideoInfo

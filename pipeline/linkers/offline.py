@@ -2,8 +2,8 @@
 
 Weak boxes may begin tracks, for all of a track's boxes are judged together in the end: a track is given out, from its
 first box on, if they gathered enough evidence. Then short gaps are filled, and its boxes are moved to the course that
-it is likeliest to have taken. Each of these brought something on real detections; to join tracks over longer gaps than
-`online` already does brought nothing but mistakes (LOG.md).
+it is likeliest to have taken. Each of these brought something on real detections; to join tracks over gaps of ten
+frames and more cost more than it brought (LOG.md).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.linkers import online
 from pipeline.linkers.parts.filling import fill
-from pipeline.linkers.parts.online import follow
+from pipeline.linkers.parts.open_tracks import follow
 from pipeline.linkers.parts.ranges import ANY, check
 from pipeline.linkers.parts.smoothing import STRONGEST, smooth
 from pipeline.records import Detections, Track, VideoInfo

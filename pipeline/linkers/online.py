@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.linkers.parts.assignment import Pairs, match
 from pipeline.linkers.parts.kalman import BoxFilter, Floats, SizeFilter
-from pipeline.linkers.parts.online import OpenTracks, follow
+from pipeline.linkers.parts.open_tracks import OpenTracks, follow
 from pipeline.linkers.parts.overlaps import iou
 from pipeline.linkers.parts.ranges import ANY, check
 from pipeline.records import Detections, Track, VideoInfo
@@ -104,7 +104,7 @@ class _Tracks(OpenTracks):
 
 
 class Tracker:
-    """Goes from frame to frame; see `parts.online.follow`."""
+    """Goes from frame to frame; see `parts.open_tracks.follow`."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.linkers.parts.assignment import Pairs, match
 from pipeline.linkers.parts.kalman import AreaFilter
-from pipeline.linkers.parts.online import Floats, GivenBoxes, OpenTracks, follow
+from pipeline.linkers.parts.open_tracks import Floats, GivenBoxes, OpenTracks, follow
 from pipeline.linkers.parts.ranges import check
 from pipeline.records import Detections, Track, VideoInfo
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs import benchmark_linkers, benchmark_metrics, benchmark_plain, benchmark_rows, command
-from jobs.benchmark_rows import Missing, Row, against
+from jobs.benchmark_rows import Missing, against
 
 
 @pytest.fixture
@@ -111,7 +111,3 @@ def test_wrong_use_is_one_sentence(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
-
-
-def test_rows_of_scores_hold_more_than_times() -> None:
-    assert Row("online HOTA", "14 entries", 69.0, "roboflow SORT", 67.2, "%").ratio == pytest.approx(67.2 / 69.0)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from models.parts.anchors import detections
-from models.parts.small_detector import IGNORED, NEGATIVE, SmallDetector, assign, decode, grid_anchors
+from models.parts.small_detector import DELTAS, IGNORED, NEGATIVE, SmallDetector, assign, grid_anchors
 
 
 def target(boxes: list[list[float]], labels: list[int], ignore: list[bool] | None = None) -> dict[str, Tensor]:
@@ -43,8 +43,10 @@ def test_outputs_are_one_row_an_anchor_in_the_order_of_the_anchors() -> None:
 
 def test_no_change_is_the_anchor_and_deltas_move_it() -> None:
     anchor = torch.tensor([[10.0, 20.0, 30.0, 60.0]])
-    torch.testing.assert_close(decode(torch.zeros(1, 4), anchor), anchor)
-    moved = decode(torch.tensor([[0.5, -0.25, 0.0, 0.6931472]]), anchor)  # half a width on, a quarter up, twice as high
+    torch.testing.assert_close(DELTAS.decode(anchor, torch.zeros(1, 4)), anchor)
+    moved = DELTAS.decode(
+        anchor, torch.tensor([[0.5, -0.25, 0.0, 0.6931472]])
+    )  # half a width on, a quarter up, twice as high
     torch.testing.assert_close(moved, torch.tensor([[20.0, -10.0, 40.0, 70.0]]))
 
 

@@ -13,7 +13,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import box_iou, generalized_box_iou
 
 from models.parts.anchors import has_area
-from models.parts.small_detector import IGNORED, NEGATIVE, assign, decode
+from models.parts.small_detector import DELTAS, IGNORED, NEGATIVE, assign
 from models.parts.two_stage import (
     Dense,
     Regions,
@@ -129,7 +129,7 @@ def test_other_logits_choose_other_proposals() -> None:
     before, after, same = proposals(dense), proposals(dense, conditioned), proposals(dense, dense.logits)
     assert torch.equal(before[0], after[0])
     assert not torch.equal(before[1], after[1])
-    torch.testing.assert_close(after[1][0], decode(dense.deltas[1, chosen], dense.anchors[chosen]))
+    torch.testing.assert_close(after[1][0], DELTAS.decode(dense.anchors[chosen], dense.deltas[1, chosen]))
     assert all(torch.equal(one, other) for one, other in zip(before, same, strict=True))
 
 
@@ -215,7 +215,7 @@ def test_without_other_probabilities_they_are_the_softmax_and_boxes_move_by_the_
     assert torch.equal(class_scores, softmax[found.anchor])
     assert torch.equal(found.scores, softmax[found.anchor, found.labels + 1])
     assert torch.equal(found.boxes, regions.refined(SIZE)[found.anchor])
-    torch.testing.assert_close(regions.refined((999, 999)), decode(regions.deltas, regions.boxes).clamp(min=0))
+    torch.testing.assert_close(regions.refined((999, 999)), DELTAS.decode(regions.boxes, regions.deltas).clamp(min=0))
 
 
 @torch.no_grad()
@@ -230,7 +230,7 @@ def test_anchor_losses_are_sums_over_those_that_count() -> None:
             right = float((logits[i] if finds else -logits[i]).sigmoid())
             focal -= 0.5 * (1 - right) ** 1.5 * math.log(right)
             if finds:
-                box = decode(deltas[i], dense.anchors[i])[None]
+                box = DELTAS.decode(dense.anchors[i], deltas[i])[None]
                 away += 2 - 2 * float(generalized_box_iou(box, truth["boxes"][matched[i]][None]))
                 found += 1
     assert found > 1
@@ -247,7 +247,7 @@ def naive_region_losses(regions: Regions, truth: dict[str, Tensor]) -> list[tupl
         best = int(overlap[i].argmax())
         finds = bool(overlap[i, best] >= 0.5)
         label = int(truth["labels"][best]) + 1 if finds else 0
-        box = decode(regions.deltas[i : i + 1], regions.boxes[i : i + 1])
+        box = DELTAS.decode(regions.boxes[i : i + 1], regions.deltas[i : i + 1])
         away = 1 - float(generalized_box_iou(box, truth["boxes"][best : best + 1]))
         losses.append((-float(regions.logits[i].log_softmax(0)[label]), 2 * away if finds else 0.0, finds))
     return losses
