@@ -4,8 +4,9 @@
     trackloom benchmark metrics --data DATA [--json] [--slow-peers]
     trackloom benchmark real-detections --data DATA [--json]
 
-Figures are medians of CPU time on synthetic input of the stated size, without compilation and imports; ratio is the
-peer's over ours. The peers: pip install -e '.[peers]'; without one its row is empty and the exit code is 1.
+Figures are CPU time on synthetic input of the stated size, without compilation and imports: ours the median of three
+rounds, a peer's of one after a first, and AP at ImageNet VID's size of one in a fresh process. Ratio is the peer's over
+ours. The peers: pip install -e '.[peers]'; without one its row is empty and the exit code is 1.
 DATA is a folder of real data: imagenet_vid/, mot15/ and kitti/ in the layouts of their catalogs.
 """
 

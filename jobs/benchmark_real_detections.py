@@ -42,7 +42,7 @@ class Entry:
 
 
 def rows(data: str, slow_peers: bool) -> Iterator[Row]:
-    """The scores of our linkers and of other people's; the two that matter stand beside each other."""
+    """Each score of each of our linkers beside each peer's."""
     found = entries(data)
     size = f"{len(found)} entries, {sum(len(entry.frames) for entry in found):,} frames"
     theirs: dict[str, dict[str, float]] = {}

@@ -1,4 +1,4 @@
-"""A benchmark's rows, and how their figures are taken: CPU time, medians, compilation and imports left out."""
+"""A benchmark's rows, and how their figures are taken: CPU time, compilation and imports left out."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def against(
     peers: dict[str, Callable[[], Callable[[], object]]],
     scale: float = 1.0,
 ) -> list[Row]:
-    """A row for each peer; peers: name -> what prepares it (and may raise Missing) and returns the work to be timed.
+    """A row for each peer, timed once after a first round; peers: name -> what prepares it and returns the work.
 
-    scale: what seconds are multiplied by to be in the unit, for peers; ours is in it already.
+    What prepares a peer may raise Missing. scale: of a peer's seconds to the unit; ours is in it already.
     """
     if not peers:
         return [Row(name, size, ours, "", math.nan, unit)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.linkers.parts.filling import fill
 from pipeline.linkers.parts.rescoring import Rule, rescore, rescore_frames
-from pipeline.linkers.parts.smoothing import smooth
+from pipeline.linkers.parts.smoothing import STRONGEST, smooth
 from pipeline.records import Detections, Track
 
 
@@ -42,7 +42,7 @@ class Settings:
             ("share", 0 < self.share <= 1, "above 0 and at most 1"),
             ("decay", 0 <= self.decay <= 1, "from 0 to 1"),
             ("fill", self.fill >= 0, "at least 0"),
-            ("strength", 0 < self.strength <= 1000, "above 0 and at most 1000"),
+            ("strength", 0 < self.strength <= STRONGEST, f"above 0 and at most {STRONGEST:g}"),
         ):
             if not holds:
                 raise ValueError(f"refine.{name} is {getattr(self, name)}; it must be {allowed}")
