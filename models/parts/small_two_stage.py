@@ -1,0 +1,183 @@
+"""A small two-stage detector: what trains on a CPU in minutes and runs in milliseconds.
+
+Faster R-CNN (Ren et al., 2015) at the size of `small_detector`: the same body, its pyramid merged into one map of
+stride 8, one objectness an anchor, RoIAlign, two fully connected layers, one of C + 1 classes and one box for all of
+them. What differs from the paper: nothing is sampled, so nothing is random; all anchors and regions teach, for they are
+few, or the hardest regions (OHEM). Losses are those of `small_detector`, focal for objectness, GIoU for boxes, summed
+by the number that find a box.
+
+Legend: N frames, A anchors, R regions of one frame, C foreground classes, D channels, E embedding, h x w cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss, roi_align, sigmoid_focal_loss
+
+from models.parts.region_losses import BACKGROUND, IGNORED
+from models.parts.region_losses import assign as assign_regions
+from models.parts.small_detector import (
+    ASPECTS,
+    DELTAS,
+    NEGATIVE,
+    PRIOR,
+    Residual,
+    assign,
+    convolution,
+    grid_anchors,
+    per_anchor,
+)
+from models.parts.two_stage import Dense, Features, Limits, Regions, TwoStage
+
+STRIDE, COARSEST = 8, 16
+ANCHOR_SIDES = (24.0, 40.0)  # px, each at every aspect of `small_detector`
+POOLED = 4  # cells of a region's side: objects of some 33 px are 4 cells of the features wide
+SAMPLES = 2  # of RoIAlign in a cell, along each axis
+# 16 proposals find as much as 100 on synthetic-v1 (mAP within .01).
+LIMITS = Limits(per_level=256, num_proposals=32, min_score=0.02)
+TRAINING_PROPOSALS = 16  # of a frame, besides its true boxes
+
+
+class SmallTwoStage(TwoStage):
+    """Frames of any size in, regions out.
+
+    num_classes: C, foreground only. widths: of the body's stages. channels: D. hidden: E. hardest: of all frames'
+    regions only so many of the largest loss teach (OHEM, Shrivastava et al., 2016; proposals overlap by .7 at most, and
+    no further suppression is done); None for all.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        widths: tuple[int, int, int, int] = (16, 32, 64, 128),
+        channels: int = 64,
+        hidden: int = 256,
+        hardest: int | None = None,
+        limits: Limits = LIMITS,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.resize = {}
+        self.tower_channels = self.pooled_channels = channels
+        self.per_cell = len(ANCHOR_SIDES) * len(ASPECTS)
+        self.pooled_side = POOLED
+        self.hidden = hidden
+        self.hardest = hardest
+        self.limits = limits
+        self.body = nn.Sequential(
+            convolution(3, widths[0], 2),
+            Residual(widths[0], widths[0], 1),
+            Residual(widths[0], widths[1], 2),
+            Residual(widths[1], widths[2], 2),  # stride 8
+        )
+        self.coarse = Residual(widths[2], widths[3], 2)  # stride 16
+        self.lateral = nn.ModuleList([nn.Conv2d(width, channels, 1) for width in widths[2:]])
+        self.smooth = convolution(channels, channels, 1)
+        self.tower = convolution(channels, channels, 1)
+        self.objectness = nn.Conv2d(channels, self.per_cell, 1)
+        self.anchor_deltas = nn.Conv2d(channels, self.per_cell * 4, 1)
+        self.to_pool = convolution(channels, channels, 1)
+        self.fc1 = nn.Linear(channels * POOLED**2, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.classes = nn.Linear(hidden, num_classes + 1)
+        self.deltas = nn.Linear(hidden, 4)
+        for layer in (self.objectness, self.anchor_deltas, self.classes, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01 if layer is not self.deltas else 0.001)
+            assert layer.bias is not None
+            nn.init.constant_(layer.bias, PRIOR if layer is self.objectness else 0.0)
+
+    @property
+    def network(self) -> nn.Module:
+        return self
+
+    def features(self, frames: Tensor) -> Features:
+        """uint8 (N, 3, H, W) -> (N, D, h, w) at stride 8, of frames padded to a multiple of 16."""
+        height, width = frames.shape[-2:]
+        x = (frames.float() / 255 - 0.45) / 0.225
+        x = F.pad(x, (0, -width % COARSEST, 0, -height % COARSEST))
+        fine = self.body(x.contiguous(memory_format=torch.channels_last))
+        top = self.lateral[1](self.coarse(fine))
+        return (self.smooth(self.lateral[0](fine) + F.interpolate(top, scale_factor=2.0, mode="nearest")),)
+
+    def dense(self, features: Features, size: tuple[int, int]) -> Dense:
+        tower = self.tower(features[0])
+        cells = features[0].shape[-2:]
+        of_sides = [grid_anchors(cells, STRIDE, side).view(-1, len(ASPECTS), 4) for side in ANCHOR_SIDES]
+        anchors = torch.cat(of_sides, dim=1).view(-1, 4).to(tower.device)
+        return Dense(
+            size=size,
+            towers=(tower,),
+            anchors=anchors,
+            logits=per_anchor(self.objectness(tower), 1).squeeze(-1),  # (N, A)
+            deltas=per_anchor(self.anchor_deltas(tower), 4),  # (N, A, 4)
+            coder=DELTAS,
+            levels=(len(anchors),),
+        )
+
+    def head(self, features: Features, boxes: Sequence[Tensor], size: tuple[int, int]) -> list[Regions]:
+        counts = [len(of_frame) for of_frame in boxes]
+        # of all frames' regions: (R, D, 4, 4)
+        pooled = roi_align(self.to_pool(features[0]), list(boxes), POOLED, 1 / STRIDE, SAMPLES, aligned=True)
+        embeddings = F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
+        outputs = (pooled, embeddings, self.classes(embeddings), self.deltas(embeddings)[:, None])
+        split = zip(boxes, *(output.split(counts) for output in outputs), strict=True)
+        return [Regions(*of_frame, coder=DELTAS) for of_frame in split]
+
+    def training_boxes(self, dense: Dense, targets: Sequence[dict[str, Tensor]]) -> list[Tensor]:
+        """Each frame's best proposals and, after them, its true boxes but for those to ignore."""
+        wanted = [target["boxes"][~target["ignore"]] if "ignore" in target else target["boxes"] for target in targets]
+        found = [boxes[:TRAINING_PROPOSALS] for boxes in self.proposals(dense)]
+        return [torch.cat(boxes) for boxes in zip(found, wanted, strict=True)]
+
+    def anchor_losses(self, dense: Dense, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """See `anchor_losses`."""
+        return anchor_losses(dense, targets)
+
+    def region_losses(self, regions: Sequence[Regions], targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """See `region_losses`."""
+        return region_losses(regions, targets, self.hardest)
+
+
+def anchor_losses(dense: Dense, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The first stage's `objectness` and `anchor_box`, each a sum over anchors by the number of those that find a box.
+
+    targets: see `TwoStage.losses`.
+    """
+    matched = torch.stack([assign(dense.anchors, target) for target in targets])  # (N, A)
+    positive, counted = matched >= 0, matched >= NEGATIVE
+    num_positive = positive.sum().clamp(min=1)
+    focal = sigmoid_focal_loss(dense.logits, positive.float(), alpha=0.5, gamma=1.5)
+    decoded = DELTAS.decode(dense.anchors.expand_as(dense.deltas)[positive], dense.deltas[positive])
+    boxes = torch.cat([t["boxes"][m[m >= 0]] for t, m in zip(targets, matched, strict=True)])
+    return {
+        "objectness": focal[counted].sum() / num_positive,
+        "anchor_box": 2 * generalized_box_iou_loss(decoded, boxes, reduction="sum") / num_positive,
+    }
+
+
+def region_losses(
+    regions: Sequence[Regions], targets: Sequence[dict[str, Tensor]], hardest: int | None = None
+) -> dict[str, Tensor]:
+    """The second stage's `class` and `box`, each a sum over regions by the number of those that find a box.
+
+    targets: see `TwoStage.losses`; hardest: see `SmallTwoStage`.
+    """
+    boxes, deltas, logits = (
+        torch.cat([getattr(of_frame, name) for of_frame in regions]) for name in ("boxes", "deltas", "logits")
+    )
+    assigned = [assign_regions(of_frame.boxes, target) for of_frame, target in zip(regions, targets, strict=True)]
+    outputs = torch.cat([of_frame for of_frame, _ in assigned])  # (R,)
+    positive = outputs > BACKGROUND
+    truth = torch.cat([t["boxes"][near[out > BACKGROUND]] for t, (out, near) in zip(targets, assigned, strict=True)])
+    class_loss = F.cross_entropy(logits, outputs, ignore_index=IGNORED, reduction="none")
+    box_loss = torch.zeros_like(class_loss)
+    box_loss[positive] = 2 * generalized_box_iou_loss(DELTAS.decode(boxes[positive], deltas[positive, 0]), truth)
+    if hardest is not None:
+        chosen = (class_loss + box_loss).detach().topk(min(hardest, len(outputs))).indices
+        class_loss, box_loss, positive = class_loss[chosen], box_loss[chosen], positive[chosen]
+    num_positive = positive.sum().clamp(min=1)
+    return {"class": class_loss.sum() / num_positive, "box": box_loss.sum() / num_positive}
