@@ -123,9 +123,9 @@ class SmallTwoStage(TwoStage):
         # of all frames' regions: (R, D, 4, 4)
         pooled = roi_align(self.to_pool(features[0]), list(boxes), POOLED, 1 / STRIDE, SAMPLES, aligned=True)
         embeddings = F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
-        outputs = (pooled, embeddings, self.classes(embeddings), self.deltas(embeddings)[:, None])
-        split = zip(boxes, *(output.split(counts) for output in outputs), strict=True)
-        return [Regions(*of_frame, coder=DELTAS) for of_frame in split]
+        logits, deltas = self.classes(embeddings), self.deltas(embeddings)[:, None]
+        rows = zip(boxes, *(each.split(counts) for each in (pooled, embeddings, logits, deltas)), strict=True)
+        return [Regions(box, pool, embedding, logit, delta, DELTAS) for box, pool, embedding, logit, delta in rows]
 
     def training_boxes(self, dense: Dense, targets: Sequence[dict[str, Tensor]]) -> list[Tensor]:
         """Each frame's best proposals and, after them, its true boxes but for those to ignore."""
