@@ -31,17 +31,20 @@ def assign(boxes: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     ignore = target.get("ignore", torch.zeros_like(target["labels"], dtype=torch.bool))
     outputs = torch.full((len(boxes),), BACKGROUND, device=boxes.device)
     nearest = torch.zeros_like(outputs)
-    if ignore.any():
-        others = target["boxes"][ignore]
-        corners = torch.maximum(boxes[:, None, :2], others[:, :2]), torch.minimum(boxes[:, None, 2:], others[:, 2:])
-        shared = (corners[1] - corners[0]).clamp(min=0).prod(dim=2)  # (R, ignored)
-        area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1, keepdim=True)
-        outputs[(shared > IGNORED_SHARE * area).any(dim=1)] = IGNORED
+    outputs[mostly_inside(boxes, target["boxes"][ignore])] = IGNORED
     if not ignore.all():
         iou, nearest = box_iou(boxes, target["boxes"]).masked_fill(ignore, -1).max(dim=1)
         found = iou >= FOREGROUND_IOU
         outputs[found] = target["labels"][nearest[found]] + 1
     return outputs, nearest
+
+
+def mostly_inside(boxes: Tensor, others: Tensor) -> Tensor:
+    """Which of the boxes (R, 4) lie by more than IGNORED_SHARE of their area inside one of others (I, 4): bool (R,)."""
+    corners = torch.maximum(boxes[:, None, :2], others[:, :2]), torch.minimum(boxes[:, None, 2:], others[:, 2:])
+    shared = (corners[1] - corners[0]).clamp(min=0).prod(dim=2)  # (R, I)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1, keepdim=True)
+    return (shared > IGNORED_SHARE * area).any(dim=1)
 
 
 def region_losses(
