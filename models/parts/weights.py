@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import fsspec
 import safetensors.torch
@@ -38,27 +39,40 @@ class StoredWeights:
 
 @dataclass(frozen=True)
 class Report:
-    """What was loaded: where it came from, its digest, and how many tensors."""
+    """What was loaded: where it came from, its digest, how many tensors, and the extras that it holds nothing of."""
 
     source: str
     digest: str
     num_tensors: int
+    missing: tuple[str, ...] = ()
 
 
 def load_weights(
-    network: nn.Module, weights: str | StoredWeights, published: Mapping[str, str] | None = None
+    network: nn.Module,
+    weights: str | StoredWeights,
+    published: Mapping[str, str] | None = None,
+    extras: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> Report:
     """Fills the network with the weights of a published name, path or URL, or with some that were read before.
 
-    Every tensor of the network must be there in its shape, and nothing else. Raises FileNotFoundError where there is
-    no such file, ValueError where it cannot be read without running code, is damaged, or is of another network.
+    Every tensor of the network must be there in its shape, and nothing else but tensors of `extras`: parts beside the
+    network, whose tensors are called `<name of the extra>.<their own name>`. An extra that the file holds nothing of
+    stays as it is and is reported; one that is there must be there whole. Raises FileNotFoundError where there is no
+    such file, ValueError where it cannot be read without running code, is damaged, or is of another network; nothing is
+    filled then.
     """
     stored = read_weights(weights, published) if isinstance(weights, str) else weights
-    wanted = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(COUNTERS)}
-    given = {name: tensor for name, tensor in stored.tensors.items() if not name.endswith(COUNTERS)}
+    missing = tuple(name for name in extras if not any(key.startswith(f"{name}.") for key in stored.tensors))
+    present = {name: extra for name, extra in extras.items() if name not in missing}
+    wanted = _named_tensors(network, present)
+    given = {
+        name if name in wanted else _name_today(name): tensor
+        for name, tensor in stored.tensors.items()
+        if not name.endswith(COUNTERS)
+    }
     for names, problem in (
-        (wanted.keys() - given.keys(), "lack {} of the detector's tensors"),
-        (given.keys() - wanted.keys(), "hold {} that the detector does not have"),
+        (wanted.keys() - given.keys(), "lack {} of the network's tensors"),
+        (given.keys() - wanted.keys(), "hold {} that the network does not have"),
     ):
         if names:
             what = repr(min(names)) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
@@ -66,11 +80,13 @@ def load_weights(
     for name, tensor in given.items():
         if tensor.shape != wanted[name].shape:
             raise ValueError(
-                f"weights {stored.source} hold {name!r} of shape {tuple(tensor.shape)}, the detector's is "
+                f"weights {stored.source} hold {name!r} of shape {tuple(tensor.shape)}, the network's is "
                 f"{tuple(wanted[name].shape)}; the number of classes or the network differs"
             )
-    network.load_state_dict(given, strict=False)
-    return Report(stored.source, stored.digest, len(given))
+    network.load_state_dict({name: given[name] for name in _tensors(network)}, strict=False)
+    for part, extra in present.items():
+        extra.load_state_dict({name: given[f"{part}.{name}"] for name in _tensors(extra)}, strict=False)
+    return Report(stored.source, stored.digest, len(given), tuple(name for name in missing if _tensors(extras[name])))
 
 
 def read_weights(source: str, published: Mapping[str, str] | None = None) -> StoredWeights:
@@ -102,17 +118,46 @@ def read_weights(source: str, published: Mapping[str, str] | None = None) -> Sto
     return StoredWeights(source, tensors, metadata, hashlib.sha256(content).hexdigest())
 
 
-def write_weights(path: Path, network: nn.Module, metadata: Mapping[str, str], dtype: torch.dtype) -> None:
-    """Writes the network as safetensors, floats as `dtype`, without batch norm's counters; whole or not at all."""
+def write_weights(
+    path: Path,
+    network: nn.Module,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype,
+    extras: Mapping[str, nn.Module] = MappingProxyType({}),
+) -> None:
+    """Writes the network, and extras under their names, as safetensors; whole or not at all.
+
+    Floats are written as `dtype`; batch norm's counters are left out.
+    """
     tensors = {
         name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
-        for name, tensor in network.state_dict().items()
-        if not name.endswith(COUNTERS)
+        for name, tensor in _named_tensors(network, extras).items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(safetensors.torch.save(tensors, dict(metadata)))
     partial.replace(path)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(COUNTERS)}
+
+
+def _named_tensors(network: nn.Module, extras: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """All tensors by the names that they have in a file."""
+    tensors = _tensors(network)
+    for name, extra in extras.items():
+        assert not any(key.startswith(f"{name}.") for key in tensors), f"the network has a part {name} of its own"
+        tensors |= {f"{name}.{key}": tensor for key, tensor in _tensors(extra).items()}
+    return tensors
+
+
+def _name_today(name: str) -> str:
+    """What torchvision calls a tensor today that the COCO weights published before its version 0.13 call `name`."""
+    name = re.sub(r"\b(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
+    name = re.sub(r"\b(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
+    old = re.search(r"^(head\.\w+_head\.conv)\.(\d+)\.(weight|bias)$", name)  # RetinaNet's, with its ReLUs between
+    return f"{old[1]}.{int(old[2]) // 2}.0.{old[3]}" if old else name
 
 
 def _fetch(name: str, url: str) -> Path:

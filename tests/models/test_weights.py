@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torchvision.models import detection
 
 from models import smot
 from models.parts import single_shot, weights
@@ -135,6 +137,112 @@ def test_a_detector_loads_its_published_weights_by_name(
     assert len(loaded.classes) == 80
 
 
+def with_old_names(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict as torchvision named things when it published its first COCO weights."""
+    names = {
+        r"rpn\.head\.conv\.0\.0\.": "rpn.head.conv.",
+        r"(fpn\.\w+_blocks\.\d+)\.0\.": r"\1.",
+        **{rf"(head\.\w+_head\.conv)\.{i}\.0\.": rf"\1.{2 * i}." for i in range(4)},
+    }
+    old = {}
+    for name, tensor in state(network).items():
+        for today, before in names.items():
+            name = re.sub(today, before, name)
+        old[name] = tensor
+    return old
+
+
+@pytest.mark.parametrize(
+    ("builder", "num_renamed"),
+    [
+        (detection.fasterrcnn_mobilenet_v3_large_320_fpn, 10),
+        pytest.param(detection.fasterrcnn_resnet50_fpn, 18, marks=pytest.mark.slow),
+        pytest.param(detection.retinanet_resnet50_fpn, 28, marks=pytest.mark.slow),
+    ],
+)
+def test_published_weights_with_the_names_of_their_time_are_loaded(
+    builder: Callable[..., nn.Module], num_renamed: int, tmp_path: Path
+) -> None:
+    saved, theirs, ours = (builder(weights=None, weights_backbone=None) for _ in range(3))
+    old = with_old_names(saved)
+    assert len(old.keys() - saved.state_dict().keys()) == num_renamed
+    theirs.load_state_dict(old)  # torchvision still knows these names
+    assert equal(theirs, saved)
+    torch.save(old, tmp_path / "old.pth")
+    load_weights(ours, str(tmp_path / "old.pth"))
+    assert equal(ours, saved)
+
+
+class Extra(nn.Module):
+    """A part beside a network, with a batch norm's counter to leave out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        self.norm = nn.BatchNorm1d(3)
+
+
+def test_extras_lie_beside_the_network_under_their_names(tmp_path: Path) -> None:
+    saved, extras = Net(), {"tracker": Extra(), "other": Extra(), "nothing": nn.Identity()}
+    write_weights(tmp_path / "w", saved, {}, torch.float32, extras)
+    names = read_weights(str(tmp_path / "w")).tensors.keys()
+    assert names >= {"head.bias", "tracker.fc.weight", "other.norm.running_mean"}
+    assert not any("num_batches_tracked" in name for name in names)
+    fresh, others = Net(), {"other": Extra(), "nothing": nn.Identity(), "tracker": Extra()}
+    report = load_weights(fresh, str(tmp_path / "w"), extras=others)
+    assert report.missing == ()
+    assert report.num_tensors == len(names)
+    assert equal(fresh, saved)
+    assert all(equal(others[name], extras[name]) for name in extras)
+
+
+def test_an_extra_that_was_never_written_is_reported_and_stays_as_it_is(tmp_path: Path) -> None:
+    saved, tracker = Net(), Extra()
+    write_weights(tmp_path / "w", saved, {}, torch.float32, {"tracker": tracker})
+    fresh, embeddings, others = Net(), Extra(), Extra()
+    before = state(embeddings)
+    extras = {"embeddings": embeddings, "tracker": others, "track": Extra()}  # no part of it is the tracker's
+    assert load_weights(fresh, str(tmp_path / "w"), extras=extras).missing == ("embeddings", "track")
+    assert equal(fresh, saved)
+    assert equal(others, tracker)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in embeddings.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            lambda t: t.pop("tracker.fc.bias"), "lack 'tracker.fc.bias' of the network's", id="an extra in part"
+        ),
+        pytest.param(lambda t: t.pop("head.bias"), "lack 'head.bias' of the network's", id="the network in part"),
+        pytest.param(
+            lambda t: t.update({"tracker.fc.bias": torch.zeros(5)}),
+            r"hold 'tracker.fc.bias' of shape \(5,\), the network's is \(3,\)",
+            id="an extra of another shape",
+        ),
+        pytest.param(
+            lambda t: t.update({"tracker.more": torch.zeros(5)}), "hold 'tracker.more' that", id="an extra and more"
+        ),
+        pytest.param(
+            lambda t: t.update({"other.fc": torch.zeros(5)}), "hold 'other.fc' that", id="an extra nobody asked for"
+        ),
+    ],
+)
+def test_wrong_extras_are_refused_and_nothing_is_filled(
+    change: Callable[[dict[str, Tensor]], object], message: str, tmp_path: Path
+) -> None:
+    write_weights(tmp_path / "w", Net(), {}, torch.float32, {"tracker": Extra()})
+    tensors = read_weights(str(tmp_path / "w")).tensors
+    change(tensors)
+    (tmp_path / "w").write_bytes(safetensors.torch.save(tensors))
+    network, tracker = Net(), Extra()
+    before = [state(network), state(tracker)]
+    with pytest.raises(ValueError, match=message):
+        load_weights(network, str(tmp_path / "w"), extras={"tracker": tracker})
+    for module, was in zip((network, tracker), before, strict=True):
+        assert all(torch.equal(tensor, was[name]) for name, tensor in module.state_dict().items())
+
+
 class Runs:
     """A pickle of it would run code."""
 
@@ -164,7 +272,7 @@ def truncated_torch(path: Path) -> None:
     ("write", "message"),
     [
         pytest.param(
-            edited(lambda t: t.pop("head.bias")), "lack 'head.bias' of the detector's tensors", id="one missing"
+            edited(lambda t: t.pop("head.bias")), "lack 'head.bias' of the network's tensors", id="one missing"
         ),
         pytest.param(
             edited(lambda t: [t.pop(name) for name in list(t) if name.startswith("head")]),
@@ -173,12 +281,12 @@ def truncated_torch(path: Path) -> None:
         ),
         pytest.param(
             edited(lambda t: t.update(extra=torch.zeros(1))),
-            "hold 'extra' that the detector does not have",
+            "hold 'extra' that the network does not have",
             id="one over",
         ),
         pytest.param(
             edited(lambda t: t.update({"head.bias": torch.zeros(5)})),
-            r"hold 'head.bias' of shape \(5,\), the detector's is \(3,\)",
+            r"hold 'head.bias' of shape \(5,\), the network's is \(3,\)",
             id="another shape",
         ),
         pytest.param(truncated, "are a damaged safetensors file", id="safetensors cut short"),
