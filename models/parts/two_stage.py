@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,11 @@ class Dense:
     coder: BoxDeltas
     levels: tuple[int, ...]
 
+    def of(self, frames: slice | list[int]) -> Dense:
+        """What it says of some of the frames."""
+        towers = tuple(tower[frames] for tower in self.towers)
+        return replace(self, towers=towers, logits=self.logits[frames], deltas=self.deltas[frames])
+
 
 @dataclass(frozen=True)
 class Regions:
@@ -56,6 +61,11 @@ class Regions:
     logits: Tensor
     deltas: Tensor
     coder: BoxDeltas
+
+    def where(self, keep: Tensor | slice) -> Regions:
+        """Those that a mask, an index or a slice chooses."""
+        names = ("boxes", "pooled", "embeddings", "logits", "deltas")
+        return replace(self, **{name: getattr(self, name)[keep] for name in names})
 
     def refined(self, size: tuple[int, int]) -> Tensor:
         """Where the deltas move the boxes, cut at a frame of `size` (height, width): (R, C, 4), for each class."""
