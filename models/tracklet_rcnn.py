@@ -1,0 +1,357 @@
+"""TCD: a two-stage detector whose scores are conditioned on the tracklets of the frames before.
+
+"Integrated Object Detection and Tracking with Tracklet-Conditioned Detection", Algorithm 2: an anchor, and then a
+region, that looks like a tracklet is likely to be of the tracklet's class (`parts.conditioning`, equations 1 to 7); the
+boxes left after non-maximum suppression continue tracklets or start some (`parts.tracklets`), and each tracklet's
+classes and embeddings follow its boxes (equations 3 and 8). Conditioned in neither stage it is Algorithm 1, sequential
+detection and tracking, to which PropagateBox and RescoreBox may be added.
+
+Where the paper is silent:
+- Suppression is by class, but a tracklet's box has one distribution over all. So there are two suppressions of the same
+  regions: one by class gives the detections, as usual; one over all classes, by the likeliest class of each region,
+  gives the boxes that continue tracklets. Those are detections of their tracklet's class, and carry its id.
+- A tracklet's class is the likeliest of P_tr, not of its newest box.
+- A box starts a tracklet only if it is an object to `start_score`; see `parts.tracklets.update`.
+- Algorithm 1 has no P_tr; here it is the plain mean (beta 1), which is also RescoreBox.
+- PropagateBox moves what was in the last frame, and copies P_tr (section 2.5). A box that looks like its tracklet, as
+  background may, would be copied for ever; so it ends `propagate_frames` after the detector's last box, which is how
+  far the implementation that the paper follows looks to each side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from models.parts import flow, pair_training, weights
+from models.parts.anchors import PlainDetections, clip, has_area
+from models.parts.conditioning import Conditioning
+from models.parts.embeddings import Embeddings, Kind
+from models.parts.lock_step import lock_step
+from models.parts.small_two_stage import SmallTwoStage
+from models.parts.tracking_loss import Negatives
+from models.parts.tracklets import Seen, Tracklets, associate, no_tracklets, rescore_boxes, update
+from models.parts.two_stage import Dense, Features, Regions, TwoStage
+
+GIVES = frozenset({"tracklet_id", "class_scores"})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which detector, how it is conditioned, and the constants; None stands for the detector's own value.
+
+    weights: "default" is what the project ships for `small` and COCO_V1 for torchvision's; otherwise a published
+    name, a path or a URL; "random" leaves the network untrained. classes: names, for weights that do not say them.
+    condition: in which stages (Table 1); "none" is Algorithm 1, and only it has propagate, the flow that moves boxes,
+    and rescore. embedding: see `parts.embeddings`; fc7 needs no training, for weights that have no embeddings, and
+    stage 1 cannot be conditioned by it. negatives: see `parts.tracking_loss`. gate, gate_scale, max_tracklets: see
+    `parts.conditioning`; start_score, max_age: see `parts.tracklets.update`.
+    """
+
+    detector: str = "small"
+    weights: str = "default"
+    classes: tuple[str, ...] = ()
+    condition: Literal["both", "stage_1", "stage_2", "none"] = "both"
+    alpha: float = 1.0  # equation 2
+    beta: float = 0.99  # equation 3
+    gamma: float = 8.0  # equation 4
+    eta: float = 0.8  # equation 8
+    null: float = 0.3  # R of equation 5
+    embedding: Kind = "separate_2fc"
+    negatives: Negatives = "paper"
+    gate: Literal["none", "overlap"] = "none"
+    gate_scale: float = 2.0
+    max_tracklets: int | None = None
+    start_score: float = 0.2
+    max_age: int | None = None
+    propagate: flow.Method = "none"
+    propagate_frames: int = 3
+    rescore: bool = False
+    flow_weights: str | None = None  # of raft_small
+    flow_short_side: int | None = None  # px
+    num_proposals: int | None = None
+    nms_iou: float | None = None
+    min_score: float | None = None  # of detections that are given out, and of boxes that continue tracklets
+    max_detections: int | None = None
+    batch_frames: int = 8  # frames that the network sees at once
+
+    def __post_init__(self) -> None:
+        try:
+            self.rule()
+        except ValueError as error:
+            raise ValueError(f"tracklet_rcnn.{error}") from None
+        for name in ("beta", "eta", "start_score", "nms_iou", "min_score"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"tracklet_rcnn.{name} is {value}; it must be between 0 and 1")
+        for name in (
+            "max_age",
+            "propagate_frames",
+            "flow_short_side",
+            "num_proposals",
+            "max_detections",
+            "batch_frames",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"tracklet_rcnn.{name} is {value}; it must be at least 1")
+        for name, off in (("propagate", "none"), ("rescore", False)):
+            if getattr(self, name) != off and self.condition != "none":
+                raise ValueError(
+                    f"tracklet_rcnn.{name} is {getattr(self, name)!r}; it belongs to the sequential baseline: "
+                    f"tracklet_rcnn.condition must be 'none', not {self.condition!r}"
+                )
+        if self.embedding == "fc7" and self.condition in ("both", "stage_1"):
+            raise ValueError(
+                f"tracklet_rcnn.condition is {self.condition!r}; with tracklet_rcnn.embedding fc7, which anchors lack, "
+                "it must be 'stage_2' or 'none'"
+            )
+
+    def rule(self) -> Conditioning:
+        """The constants of conditioning."""
+        return Conditioning(self.alpha, self.gamma, self.null, self.gate, self.gate_scale, self.max_tracklets)
+
+
+def build(settings: Settings) -> Model:
+    """The model in eval mode, with its weights.
+
+    Raises FileNotFoundError where weights are not, ValueError where they do not fit.
+    """
+    detector = SmallTwoStage(len(settings.classes))
+    return Model(settings, detector, settings.classes).eval()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is known after a frame.
+
+    carried: int64 (M,), for how many frames in a row flow alone has moved each tracklet's box. frame: uint8 (3, H, W),
+    the last, where boxes are propagated.
+    """
+
+    tracklets: Tracklets
+    carried: Tensor
+    frame: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Memory:
+        """The same, on a device."""
+        frame = None if self.frame is None else self.frame.to(device)
+        return Memory(self.tracklets.to(device), self.carried.to(device), frame)
+
+
+@dataclass(frozen=True)
+class Propagated:
+    """Boxes (K, 4) that flow moved into a frame, their tracklets' P_tr (K, C + 1), and for how many frames it has."""
+
+    boxes: Tensor
+    probabilities: Tensor
+    carried: Tensor
+
+
+class Model(nn.Module):
+    """A two-stage detector, its embeddings, and the tracklets; see the package for the contract of all models."""
+
+    frames_before = 0
+    frames_after = 0
+
+    def __init__(self, settings: Settings, detector: TwoStage, classes: tuple[str, ...]) -> None:
+        super().__init__()
+        self.settings = settings
+        given = {name: getattr(settings, name) for name in ("num_proposals", "min_score", "max_detections")}
+        given["max_iou"] = settings.nms_iou
+        detector.limits = replace(detector.limits, **{k: v for k, v in given.items() if v is not None})
+        self.detector = detector
+        self.embeddings = Embeddings(detector, settings.embedding)
+        self.flow = flow.build(settings.propagate, settings.flow_weights, settings.flow_short_side)
+        self.flow.requires_grad_(False)
+        self.classes = classes
+        self.resize: Mapping[str, Any] = detector.resize
+        self.weights: weights.Report | None = None
+        self.rule = settings.rule()
+        self.in_stage_1 = settings.condition in ("both", "stage_1")
+        self.in_stage_2 = settings.condition in ("both", "stage_2")
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def network(self) -> nn.Module:
+        """The detector's module, whose state dict is what weight files hold."""
+        return self.detector.network
+
+    @property
+    def extras(self) -> dict[str, nn.Module]:
+        """What this model has besides, and weight files of plain detectors have not."""
+        return {} if self.settings.embedding == "fc7" else {"embeddings": self.embeddings}
+
+    @torch.no_grad()
+    def detect(
+        self, clips: Sequence[Tensor], memories: Sequence[object | None]
+    ) -> tuple[list[list[dict[str, Tensor]]], list[object]]:
+        """Algorithm 2, or 1: detections of the next frames of some clips, and what to remember of each.
+
+        clips: uint8 (T, 3, H, W); memories: what the clip's last call gave back, None at its start. Each frame is a
+        dict of CPU tensors, best detections first: boxes (N, 4) xyxy in the pixels given, scores (N,), labels (N,),
+        class_scores (N, C + 1), all that is said of the box's region, background first, tracklet_id (N,), -1 for none,
+        tracked (N,), whether flow moved it here.
+
+        Both the features and the first stage are of `batch_frames` frames at once, whatever clips they are of; the rest
+        goes frame by frame, of all clips together.
+        """
+        device = next(self.parameters()).device
+        found: list[list[dict[str, Tensor]]] = [[] for _ in clips]
+        states = [self.remembered(memory).to(device) for memory in memories]
+        for parts in lock_step(clips, self.settings.batch_frames):
+            count = len(next(iter(parts.values())))
+            frames = torch.cat(list(parts.values())).to(device)  # (clips * count, 3, H, W), clip by clip
+            features = self.detector.features(frames)
+            dense = self.detector.dense(features, (frames.shape[-2], frames.shape[-1]))
+            for position in range(count):
+                now = slice(position, None, count)  # this frame of each clip
+                rows = self.step(
+                    frames[now],
+                    tuple(level[now] for level in features),
+                    dense.of(now),
+                    [states[number] for number in parts],
+                )
+                for number, (row, state) in zip(parts, rows, strict=True):
+                    found[number].append({name: value.cpu() for name, value in row.items()})
+                    states[number] = state
+        # A frame is a part of its batch, which is not to be remembered.
+        return found, [
+            replace(state, frame=None if state.frame is None else state.frame.clone()).to("cpu") for state in states
+        ]
+
+    def remembered(self, memory: object | None) -> Memory:
+        """The memory, or what there is before the first frame."""
+        if memory is None:
+            stage_1, stage_2 = self.embeddings.sizes
+            start = no_tracklets(self.detector.num_classes, stage_1 if self.in_stage_1 else 0, stage_2)
+            return Memory(start, start.ids)
+        assert isinstance(memory, Memory)
+        return memory
+
+    def step(
+        self, frames: Tensor, features: Features, dense: Dense, memories: Sequence[Memory]
+    ) -> list[tuple[dict[str, Tensor], Memory]]:
+        """One frame of each of N clips; frames: uint8 (N, 3, H, W), and what is known of them."""
+        logits = self.objectness(dense, [memory.tracklets for memory in memories])
+        proposals = self.detector.proposals(dense, logits)
+        moved = [self.propagated(memory, frame) for memory, frame in zip(memories, frames, strict=True)]
+        boxes = [torch.cat([own, of_tracklets.boxes]) for own, of_tracklets in zip(proposals, moved, strict=True)]
+        regions = self.detector.head(features, boxes, dense.size)
+        of_clips = zip(regions, moved, memories, frames, strict=True)
+        return [self.track(*of_clip, dense.size) for of_clip in of_clips]
+
+    def objectness(self, dense: Dense, tracklets: Sequence[Tracklets]) -> Tensor:
+        """First stage: logits (N, A), conditioned on each frame's tracklets, level by level."""
+        if not self.in_stage_1 or not any(len(each.ids) for each in tracklets):
+            return dense.logits
+        conditioned = []
+        for tower, logits, anchors in zip(
+            dense.towers, dense.logits.split(dense.levels, dim=1), dense.anchors.split(dense.levels), strict=True
+        ):
+            embeddings = self.embeddings.of_anchors(tower)  # (N, anchors of the level, 128)
+            rows = zip(logits, embeddings, tracklets, strict=True)
+            conditioned.append(torch.stack([self.rule.objectness(one, e, anchors, d) for one, e, d in rows]))
+        return torch.cat(conditioned, dim=1)
+
+    def propagated(self, memory: Memory, frame: Tensor) -> Propagated:
+        """PropagateBox of Algorithm 1: the boxes of the last frame's tracklets where flow leads them in this one."""
+        able = (memory.tracklets.ages == 0) & (memory.carried < self.settings.propagate_frames)
+        if self.settings.propagate == "none" or memory.frame is None:
+            able = torch.zeros_like(able)
+        tracklets, boxes = memory.tracklets.where(able), memory.tracklets.boxes[able]
+        if len(boxes):
+            assert memory.frame is not None
+            boxes = clip(flow.move_boxes(boxes, self.flow(memory.frame, frame)), (frame.shape[-2], frame.shape[-1]))
+        there = has_area(boxes)  # the others have left the frame
+        return Propagated(boxes[there], tracklets.probabilities[there], memory.carried[able][there] + 1)
+
+    def track(
+        self, regions: Regions, moved: Propagated, memory: Memory, frame: Tensor, size: tuple[int, int]
+    ) -> tuple[dict[str, Tensor], Memory]:
+        """Second stage, suppression, AssociateTracklet and RescoreTracklet for one frame; moved: the last regions."""
+        own = len(regions.boxes) - len(moved.boxes)
+        probabilities = regions.logits.softmax(dim=1)  # (R, C + 1), P_det
+        stage_2 = self.embeddings.stage_2_of(regions)
+        if self.in_stage_2:
+            probabilities = self.rule.classes(probabilities, stage_2, regions.boxes, memory.tracklets).clamp(max=1)
+        if len(moved.boxes):  # they keep their place and their scores
+            still = regions.coder.encode(moved.boxes, moved.boxes)[:, None].expand_as(regions.deltas[own:])
+            regions = replace(regions, deltas=torch.cat([regions.deltas[:own], still]))
+            probabilities = torch.cat([probabilities[:own], moved.probabilities])
+        found, _ = self.detector.detected(regions, size, probabilities)
+        boxes, kept = self.distinct(regions, probabilities, size)
+        stage_1 = self.embeddings.stage_1_of(regions.where(kept)) if self.in_stage_1 else stage_2[kept, :0]
+        seen = Seen(boxes, probabilities[kept], stage_1, stage_2[kept])
+        tracklets, ids = update(
+            memory.tracklets,
+            seen,
+            associate(seen, memory.tracklets),
+            beta=1.0 if self.settings.condition == "none" else self.settings.beta,
+            eta=self.settings.eta,
+            start_score=self.settings.start_score,
+            max_age=self.settings.max_age,
+        )
+        if self.settings.rescore:
+            rescored = rescore_boxes(seen.probabilities, ids, tracklets)
+            probabilities = probabilities.index_copy(0, kept, rescored)
+        boxes, kept, ids = (each[ids >= 0] for each in (boxes, kept, ids))
+        place = torch.searchsorted(tracklets.ids, ids)  # of each box's tracklet
+        carried = torch.cat([torch.zeros_like(kept).new_zeros(own), moved.carried])
+        after = torch.zeros_like(tracklets.ids).index_copy(0, place, carried[kept])
+        row, region = given_out(found, boxes, kept, tracklets.labels[place], ids, probabilities)
+        row["tracked"] = region >= own
+        return row, Memory(tracklets, after, frame if self.settings.propagate != "none" else None)
+
+    def distinct(self, regions: Regions, probabilities: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Suppression over all classes: boxes (K, 4) of each region's likeliest class, and the regions they are of."""
+        limits = self.detector.limits
+        scores, labels = probabilities[:, 1:].max(dim=1)
+        boxes = regions.refined(size)[torch.arange(len(labels), device=labels.device), labels]  # (R, 4)
+        able = torch.nonzero((scores > limits.min_score) & has_area(boxes)).squeeze(1)
+        kept = able[nms(boxes[able], scores[able], limits.max_iou)[: limits.max_detections]]
+        return boxes[kept], kept
+
+    def losses(self, clips: Sequence[Tensor], targets: Sequence[Sequence[dict[str, Tensor]]]) -> dict[str, Tensor]:
+        """The detector's losses, and equation (10) for both stages, over clips that share one size; each a scalar.
+
+        clips: uint8 (T, 3, H, W), of which consecutive frames are pairs (t - 1, t); the paper has two frames. targets:
+        for each frame of each clip boxes (M, 4), labels (M,), track_ids (M,), -1 where unknown, and optionally ignore
+        (M,). See `parts.pair_training`; what is sampled is drawn from torch's global generator on the CPU.
+        """
+        features, size = self.detector.features(torch.cat(list(clips))), (clips[0].shape[-2], clips[0].shape[-1])
+        flat = [target for of_clip in targets for target in of_clip]
+        lengths = [len(clip) for clip in clips]
+        branches = self.embeddings if self.extras else None
+        return pair_training.losses(self.detector, branches, features, size, lengths, flat, self.settings.negatives)
+
+
+def given_out(
+    found: PlainDetections, boxes: Tensor, region: Tensor, labels: Tensor, ids: Tensor, probabilities: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """A frame's row, best detection first, and the region (N,) of each detection.
+
+    found: the detections by class; boxes (K, 4), region, labels, ids (K,): boxes in tracklets, and the tracklets'
+    classes and ids; probabilities: (R, C + 1), of all regions. A tracklet's box is the detection of its region and
+    class, or one more where there is none.
+    """
+    same = (found.anchor[:, None] == region) & (found.labels[:, None] == labels)  # (N, K), at most one a column
+    new = ~same.any(dim=0)
+    regions = torch.cat([found.anchor, region[new]])
+    classes = torch.cat([found.labels, labels[new]])
+    scores = probabilities[regions, classes + 1]
+    best = scores.argsort(descending=True, stable=True)
+    of_found = (same * (ids + 1)).sum(dim=1) - 1  # -1 where none is the same
+    row = {
+        "boxes": torch.cat([found.boxes, boxes[new]]),
+        "scores": scores,
+        "labels": classes,
+        "class_scores": probabilities[regions],
+        "tracklet_id": torch.cat([of_found, ids[new]]),
+    }
+    return {name: value[best] for name, value in row.items()}, regions[best]
