@@ -24,6 +24,7 @@ VERBS = {  # and what --help says of each; only the one asked for is imported, s
     "report": "A page on a run, with an annotated video.",
     "query": "A run's tables in SQL.",
     "train": "A model's weights from labelled videos.",
+    "recipes": "The named runs, and the published figures of those that papers have.",
     "benchmark": "Speed and quality beside other programs.",
 }
 

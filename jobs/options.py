@@ -39,7 +39,9 @@ FuseDecode = Annotated[
 Networks = Annotated[int | None, typer.Option("--workers", help="How many networks work at once.", min=1)]
 Gpus = Annotated[float, typer.Option(help="GPUs that each network holds; 0 runs on the CPU.", min=0)]
 Explain = Annotated[bool, typer.Option("--explain", help="Print the plan and stop.")]
-RecipeName = Annotated[str | None, typer.Option("--recipe", help=f"A named run: {', '.join(recipes.names())}.")]
+RecipeName = Annotated[
+    str | None, typer.Option("--recipe", help=f"A named run: {', '.join(recipes.OURS)}, or any of `trackloom recipes`.")
+]
 LinkerName = Annotated[
     str | None, typer.Option("--linker", help=f"Who gives boxes their identities: {', '.join(available('linker'))}.")
 ]
@@ -78,7 +80,8 @@ def recipe_of(
     """The named recipe, or a plain one, with the changes that are not None and the `section.name=value` given.
 
     takes: the sections, and the recipe's own settings, that mean something to the verb. A model, linker or catalog
-    other than the recipe's drops the settings that were the recipe's for it.
+    other than the recipe's drops the settings that were the recipe's for it. Raises ValueError where any of this does
+    not fit, and, to a verb that takes a model, where the recipe's weights are still to be trained.
     """
     recipe = recipes.load(name) if name else Recipe()
     changes["source"] = "\n".join(source) if source else None
@@ -100,6 +103,8 @@ def recipe_of(
         else:
             new = {key: _number(key, value)}
         recipe = replace(recipe, **new)
+    if "model" in takes:
+        recipes.check_weights(recipe)
     return recipe
 
 

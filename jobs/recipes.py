@@ -1,12 +1,31 @@
-"""Recipes: named runs, each a function that returns a `Recipe`; `trackloom run --recipe NAME`."""
+"""Recipes: named runs. Ours are functions here; those of the papers' tables are in `jobs/papers`.
+
+trackloom recipes                                 what there is, with the published figures
+trackloom recipes --paper detect_to_track --json
+trackloom run --recipe demo --output runs/demo    any of them
+"""
 
 from __future__ import annotations
 
-import inspect
+import json
+import os
 import sys
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import groupby
+from typing import Annotated
 
+import typer
+from rich.console import Console
+
+from jobs import listing
+from jobs.command import main
+from jobs.papers import detect_to_track, plug_and_play_tracker, tracklet_conditioned_detection, weights
+from jobs.papers.row import Row
 from pipeline.config import did_you_mean
 from pipeline.recipe import Recipe
+
+PAPERS = {module.PAPER: module for module in (tracklet_conditioned_detection, detect_to_track, plug_and_play_tracker)}
 
 
 def demo() -> Recipe:
@@ -29,20 +48,71 @@ def smot_coco() -> Recipe:
     )
 
 
+OURS: dict[str, Callable[[], Recipe]] = {"demo": demo, "smot-coco": smot_coco}
+
+
+@lru_cache(maxsize=1)
+def rows() -> list[Row]:
+    """Every line of the papers' tables, in their order."""
+    return [row for paper in PAPERS.values() for row in paper.rows()]
+
+
 def names() -> list[str]:
-    """All recipes, as the command line calls them."""
-    module = sys.modules[__name__]
-    return sorted(
-        name.replace("_", "-")
-        for name, function in inspect.getmembers(module, inspect.isfunction)
-        if inspect.signature(function, eval_str=True).return_annotation is Recipe
-        and not inspect.signature(function).parameters
-    )
+    """All recipes, as the command line calls them: ours, each row's that has one, and its small twin."""
+    ran = [row.name for row in rows() if row.run]
+    return sorted([*OURS, *ran, *(f"{name}-small" for name in ran)])
 
 
 def load(name: str) -> Recipe:
-    """The recipe of that name; ValueError with the nearest where there is none."""
-    if name not in names():
-        raise ValueError(f"unknown recipe {name!r}{did_you_mean(name, names())}; available: {', '.join(names())}")
-    recipe: Recipe = getattr(sys.modules[__name__], name.replace("-", "_"))()
-    return recipe
+    """The recipe of that name; ValueError with the nearest where there is none, or where it is somebody else's."""
+    if name in OURS:
+        return OURS[name]()
+    for row in rows():
+        if row.run and name == row.name:
+            return row.run.recipe
+        if row.run and name == f"{row.name}-small":
+            return row.run.small
+        if name == row.name:
+            raise ValueError(f"{name} is a published figure, of {row.row}; `trackloom recipes` lists what can be run")
+    raise ValueError(f"unknown recipe {name!r}{did_you_mean(name, names())}; `trackloom recipes` lists all there are")
+
+
+def check_weights(recipe: Recipe) -> None:
+    """Raises ValueError where a recipe needs weights that are still to be trained; says which and how."""
+    needed = weights.needed_by(recipe)
+    if needed is None or needed.are_here:
+        return
+    small = f"{recipe.name}-small"
+    instead = f", or run {small}" if small in names() and weights.can_run(load(small)) else ""
+    schedule = f" as in the paper's {needed.schedule}" if needed.schedule else ""
+    raise ValueError(
+        f"recipe {recipe.name} needs the weights {needed.name} ({needed.what}{schedule}), and they are not here; "
+        f"give a file with --set model.weights=FILE, or train them: {needed.command}{instead}"
+    )
+
+
+def recipes(
+    *,
+    paper: Annotated[str | None, typer.Option(help=f"Of one paper only: {', '.join(PAPERS)}.", metavar="STEM")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of objects, with all settings.")] = False,
+) -> int:
+    """Lists the named runs: ours, and every line of the papers' tables with the figures that they published."""
+    if paper is not None and paper not in PAPERS:
+        raise ValueError(f"unknown paper {paper!r}{did_you_mean(paper, PAPERS)}; it may be {', '.join(PAPERS)}")
+    ours = {name: str(make.__doc__).split("\n")[0] for name, make in OURS.items() if paper is None}
+    chosen = [row for row in rows() if paper in (None, row.paper)]
+    if as_json:
+        objects = [listing.of_ours(load(name), says) for name, says in ours.items()] + list(map(listing.of_row, chosen))
+        print(json.dumps(objects, indent=1))
+        return 0
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140, highlight=False)
+    if ours:
+        console.print(listing.ours(ours))
+    for stem, lines in groupby(chosen, key=lambda row: row.paper):
+        console.print(*listing.paper(PAPERS[stem].TITLE, list(lines), console.width), sep="\n")
+    console.print(listing.LEGEND)
+    return 0
+
+
+if __name__ == "__main__":
+    main("recipes")
