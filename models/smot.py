@@ -13,8 +13,9 @@ the detections that no tracklet stands for, so that detection can be scored.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -180,6 +181,8 @@ class Model(nn.Module):
 
     frames_before = 0
     frames_after = 0
+    extras: Mapping[str, nn.Module] = MappingProxyType({})
+    untrained: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -35,11 +35,13 @@ class Frames:
     """Labelled frames, all of one size.
 
     pixels: uint8 (N, 3, H, W); targets: for each of them boxes float32 (M, 4), labels int64 (M,), track_ids int64
-    (M,), -1 where unknown, and ignore bool (M,).
+    (M,), -1 where unknown, and ignore bool (M,). video: int (N,), which video each is of; those of one stand together,
+    in order of time.
     """
 
     pixels: NDArray[np.uint8]
     targets: list[dict[str, Tensor]]
+    video: NDArray[np.int64]
 
 
 def labelled(catalog: str, source: str, given: Mapping[str, Any]) -> Labelled:
@@ -68,9 +70,12 @@ def read_frames(material: Labelled, resize: Resize, folder: Path) -> Frames:
 
     Raises ValueError where a video cannot be decoded to its end, or the frames differ in size.
     """
-    path, targets, size = folder / "frames", [], None
+    path, size = folder / "frames", None
+    targets: list[dict[str, Tensor]] = []
+    counts: list[int] = []
     with path.open("wb") as file:
         for video, table in zip(material.videos, material.truth, strict=True):
+            before = len(targets)
             rows = _rows_by_frame(table)
             for clip in decode([ClipRef(video)], resize, CHUNK_FRAMES):
                 if clip.error:
@@ -84,9 +89,11 @@ def read_frames(material: Labelled, resize: Resize, folder: Path) -> Frames:
                 clip.frames.tofile(file)
                 scale = np.array([size[1] / clip.size[1], size[0] / clip.size[0]] * 2, np.float32)
                 targets += [target_of(rows.get(int(index)), material.classes, scale) for index in clip.frame_index]
+            counts.append(len(targets) - before)
     if size is None:
         raise ValueError("the videos hold no frame to train on")
-    return Frames(np.memmap(path, np.uint8, "r", shape=(len(targets), 3, *size)), targets)
+    pixels = np.memmap(path, np.uint8, "r", shape=(len(targets), 3, *size))
+    return Frames(pixels, targets, np.repeat(np.arange(len(counts)), counts))
 
 
 def _rows_by_frame(table: pa.Table) -> dict[int, pa.Table]:

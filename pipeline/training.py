@@ -1,6 +1,7 @@
 """Training: a catalog's frames and their truth in, a network's weights out.
 
-The training split is decoded once into a file that is mapped into memory; batches of single frames are drawn from it.
+The training split is decoded once into a file that is mapped into memory; batches of single frames, or of pairs of one
+video, are drawn from it.
 One loop serves both ways: `fit` in this process, or in the workers of Ray Train, which share every batch among them.
 Equal settings give equal weights, bit for bit, here and on one worker of Ray's on a machine of the same kind.
 """
@@ -14,7 +15,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,10 +35,12 @@ class Training:
     """What to train, on what, and how: frozen plain values, as a `Recipe` is.
 
     validation: settings of the catalog for the videos that the result is scored on, None for no score.
-    batch_size: frames a step, over all workers. The learning rate rises over `warmup` steps and falls to nothing by a
-    cosine. average: share of the old weights in the running average that is kept (0: the last weights themselves).
-    flip: mirrors frames at random, left to right; flip_vertical: also upside down; permute_colours: exchanges the
-    colour channels. The latter two only where they leave the class what it is.
+    batch_size: clips a step, over all workers. frames_per_clip: 1, single frames, or 2, pairs of one video that lie
+    min_gap to max_gap frames apart; reverse: gives pairs backward at random.
+    The learning rate rises over `warmup` steps and falls to nothing by a cosine. average: share of the old weights in
+    the running average that is kept (0: the last weights themselves).
+    flip: mirrors clips at random, left to right; flip_vertical: also upside down; permute_colours: exchanges the
+    colour channels. The latter two only where they leave the class what it is. Both frames of a pair alike.
     """
 
     name: str = "custom"
@@ -49,6 +52,10 @@ class Training:
     validation: Mapping[str, Any] | None = None
     steps: int = 5000
     batch_size: int = 8
+    frames_per_clip: int = 1
+    min_gap: int = 1
+    max_gap: int = 1
+    reverse: bool = False
     learning_rate: float = 4e-3
     weight_decay: float = 0.02
     warmup: int = 100
@@ -71,6 +78,15 @@ class Training:
             )
         if not 0 <= self.average < 1:
             raise ValueError(f"average is {self.average}; it must be at least 0 and below 1")
+        if self.frames_per_clip not in (1, 2):
+            raise ValueError(f"frames_per_clip is {self.frames_per_clip}; it must be 1 or 2")
+        if not 1 <= self.min_gap <= self.max_gap:
+            raise ValueError(
+                f"min_gap is {self.min_gap} and max_gap {self.max_gap}; "
+                "they must be at least 1, and max_gap no smaller than min_gap"
+            )
+        if self.frames_per_clip == 1 and (self.max_gap > 1 or self.reverse):
+            raise ValueError("min_gap, max_gap and reverse are of pairs of frames; give frames_per_clip=2 with them")
 
 
 @dataclass(frozen=True)
@@ -83,11 +99,19 @@ class Fitted:
 
 
 def build(training: Training, classes: tuple[str, ...]) -> nn.Module:
-    """The network to train; from random weights, drawn with the seed, unless its settings say which."""
+    """The network to train; from random weights, drawn with the seed, unless its settings say which.
+
+    Raises ValueError where those are of other classes than these.
+    """
     module = load("model", training.model)
     torch.manual_seed(training.seed)
-    given = {"weights": "random", "classes": classes, **training.model_settings}
+    given = dict(training.model_settings)
+    if given.setdefault("weights", "random") == "random":
+        given = {"classes": classes, **given}
     model: nn.Module = module.build(settings(module.Settings, given, f"model {training.model}"))
+    if (known := tuple(model.classes)) != classes:  # type: ignore[arg-type]
+        theirs, ours = (f"{len(names)} classes {', '.join(names[:9])}" for names in (known, classes))
+        raise ValueError(f"weights {given['weights']!r} are of {theirs}; the catalog has, in this order, {ours}")
     return model
 
 
@@ -110,9 +134,15 @@ def fit(
     model = model.to(device).train()
     learner: nn.Module = _Losses(model)
     if world > 1:
-        learner = DistributedDataParallel(learner)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]  # biases and batch norms
+        # One worker's clips may have nothing that a part learns from, such as an object that both frames show.
+        learner = DistributedDataParallel(learner, find_unused_parameters=True)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    if not learned:
+        raise ValueError(
+            f"model {training.model} has nothing to learn with the settings {dict(training.model_settings)}"
+        )
+    decayed = [p for p in learned if p.ndim > 1]
+    plain = [p for p in learned if p.ndim <= 1]  # biases and batch norms
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": training.weight_decay}, {"params": plain, "weight_decay": 0.0}],
         lr=training.learning_rate,
@@ -120,22 +150,23 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, training))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.average), use_buffers=True)
     random = torch.Generator().manual_seed(training.seed)
+    firsts = starts(frames, training)
     recent: list[dict[str, float]] = []
     order: list[int] = []
     for number in range(training.steps):
         while len(order) < training.batch_size:
-            order += torch.randperm(len(frames.targets), generator=random).tolist()
+            order += firsts[torch.randperm(len(firsts), generator=random)].tolist()
         batch, order = order[: training.batch_size], order[training.batch_size :]
         clips, targets = draw(frames, batch, training, random)
         mine = slice(rank, None, world)
         losses = learner(
             [clip.to(device) for clip in clips[mine]],
-            [[{name: value.to(device) for name, value in target.items()}] for target in targets[mine]],
+            [[{name: value.to(device) for name, value in frame.items()} for frame in clip] for clip in targets[mine]],
         )
         total: Tensor = sum(losses.values(), start=torch.zeros((), device=device))
         optimizer.zero_grad()
         total.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), training.max_gradient)
+        nn.utils.clip_grad_norm_(learned, training.max_gradient)
         optimizer.step()
         schedule.step()
         averaged.update_parameters(model)
@@ -148,30 +179,67 @@ def fit(
     return Fitted(kept.cpu().eval(), _mean(recent), time.process_time() - cpu)
 
 
+def starts(frames: Frames, training: Training) -> Tensor:
+    """Indices of the frames that a clip can begin with: those whose video goes on for `min_gap` frames, or all.
+
+    Raises ValueError where there is none.
+    """
+    if training.frames_per_clip == 1:
+        return torch.arange(len(frames.targets))
+    video = torch.from_numpy(frames.video)
+    found = torch.nonzero(video[: -training.min_gap] == video[training.min_gap :]).squeeze(1)
+    if not len(found):
+        longest = int(torch.bincount(video).max())
+        raise ValueError(
+            f"min_gap is {training.min_gap}, and the longest video has {longest} frames; give a smaller one"
+        )
+    return found
+
+
 def draw(
     frames: Frames, batch: list[int], training: Training, random: torch.Generator
-) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """The frames of a batch as clips uint8 (1, 3, H, W), mirrored and recoloured at random, and their targets."""
+) -> tuple[list[Tensor], list[list[dict[str, Tensor]]]]:
+    """Clips uint8 (T, 3, H, W), mirrored, recoloured and reversed at random, and the targets of each one's frames.
+
+    batch: the index of each clip's first frame; see `starts`.
+    """
     clips, targets = [], []
-    height, width = frames.pixels.shape[2:]
-    for index in batch:
-        frame = torch.from_numpy(np.array(frames.pixels[index]))
-        target = dict(frames.targets[index])
+    for first in batch:
+        indices = [first]
+        if training.frames_per_clip == 2:
+            last = first + training.max_gap
+            while last >= len(frames.video) or frames.video[last] != frames.video[first]:
+                last -= 1  # where the video ends before
+            indices.append(int(torch.randint(first + training.min_gap, last + 1, (), generator=random)))
+            if training.reverse and torch.rand((), generator=random) < 0.5:
+                indices.reverse()
         chances = torch.rand(2, generator=random)
         colours = torch.randperm(3, generator=random)
+        clip = torch.from_numpy(np.array(frames.pixels[indices]))
+        found = [dict(frames.targets[index]) for index in indices]
         if training.permute_colours:
-            frame = frame[colours]
+            clip = clip.index_select(1, colours)
         if training.flip and chances[0] < 0.5:
-            frame = frame.flip(2)
-            x1, y1, x2, y2 = target["boxes"].unbind(1)
-            target["boxes"] = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+            clip, found = mirrored(clip, found, 3)
         if training.flip_vertical and chances[1] < 0.5:
-            frame = frame.flip(1)
-            x1, y1, x2, y2 = target["boxes"].unbind(1)
-            target["boxes"] = torch.stack([x1, height - y2, x2, height - y1], dim=1)
-        clips.append(frame[None])
-        targets.append(target)
+            clip, found = mirrored(clip, found, 2)
+        clips.append(clip)
+        targets.append(found)
     return clips, targets
+
+
+def mirrored(
+    clip: Tensor, targets: list[dict[str, Tensor]], axis: Literal[2, 3]
+) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """A clip (T, 3, H, W) and its boxes upside down (axis 2) or left to right (axis 3)."""
+    length = clip.shape[axis]
+    low, high = (1, 3) if axis == 2 else (0, 2)
+    turned = []
+    for target in targets:
+        boxes = target["boxes"].clone()
+        boxes[:, low], boxes[:, high] = length - target["boxes"][:, high], length - target["boxes"][:, low]
+        turned.append({**target, "boxes": boxes})
+    return clip.flip(axis), turned
 
 
 class _Losses(nn.Module):
@@ -183,7 +251,11 @@ class _Losses(nn.Module):
 
     def forward(self, clips: list[Tensor], targets: list[list[dict[str, Tensor]]]) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = self.model.losses(clips, targets)  # type: ignore[operator]
-        return losses
+        if any(loss.requires_grad for loss in losses.values()):
+            return losses
+        # Nothing to learn from here is a gradient of 0, which the other workers wait for.
+        nothing = torch.stack([0 * p.sum() for p in self.parameters() if p.requires_grad]).sum()
+        return {name: loss + nothing for name, loss in losses.items()}
 
 
 def _rate(step: int, training: Training) -> float:

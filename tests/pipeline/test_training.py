@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from torch import distributed, nn
 
+from models.parts.weights import write_weights
 from pipeline import training
 from pipeline.labelled import Frames, Labelled, labelled, read_frames, target_of
 from pipeline.records import Resize
@@ -30,16 +33,16 @@ def truth(rows: list[dict[str, Any]]) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def frames() -> Frames:
-    """Six noisy frames with a bright square each, of one class or the other."""
+    """Six noisy frames of two videos, with a bright square each, of one class or the other."""
     random = np.random.default_rng(0)
     pixels = random.integers(90, 120, (6, 3, 64, 64), dtype=np.uint8)
     targets = []
     for index in range(6):
-        left = 5 + 6 * index
+        left = 4 + 6 * index  # mirrored it is where no other square is
         pixels[index, index % 3, 10:34, left : left + 24] = 240
         rows = truth([{"x1": left, "y1": 10.0, "x2": left + 24.0, "y2": 34.0, "class_name": CLASSES[index % 2]}])
         targets.append(target_of(rows, CLASSES, np.ones(4, np.float32)))
-    return Frames(pixels, targets)
+    return Frames(pixels, targets, np.array([0, 0, 0, 0, 1, 1]))
 
 
 def trained(frames: Frames, **changes: Any) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
@@ -73,7 +76,7 @@ def test_frames_and_boxes_are_mirrored_together(frames: Frames) -> None:
     random = torch.Generator().manual_seed(0)
     seen = set()
     for _ in range(100):
-        (clip,), (target,) = draw(frames, [1], SHORT, random)
+        (clip,), ((target,),) = draw(frames, [1], SHORT, random)
         x1, y1, x2, y2 = (int(side) for side in target["boxes"][0])
         assert clip.shape == (1, 3, 64, 64)
         assert clip[0].amax(0)[y1:y2, x1:x2].min() == 240  # the square is where its box is
@@ -85,9 +88,126 @@ def test_frames_and_boxes_are_mirrored_together(frames: Frames) -> None:
     assert torch.equal(clip[0], torch.from_numpy(frames.pixels[1]))
 
 
+PAIRS = replace(SHORT, frames_per_clip=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pairs"),
+    [
+        pytest.param({}, {(0, 1), (1, 2), (2, 3), (4, 5)}, id="neighbours"),
+        pytest.param({"max_gap": 9}, {(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3), (4, 5)}, id="any"),
+        pytest.param({"min_gap": 2, "max_gap": 3}, {(0, 2), (0, 3), (1, 3)}, id="the short video is left out"),
+        pytest.param(
+            {"reverse": True}, {(0, 1), (1, 2), (2, 3), (4, 5), (1, 0), (2, 1), (3, 2), (5, 4)}, id="reversed"
+        ),
+    ],
+)
+def test_pairs_are_of_one_video_and_mirrored_alike(
+    frames: Frames, changes: dict[str, Any], pairs: set[tuple[int, int]]
+) -> None:
+    chosen, random = replace(PAIRS, **changes), torch.Generator().manual_seed(0)
+    index = {4 + 6 * i: i for i in range(6)} | {36 - 6 * i: i for i in range(6)}  # of a left edge, mirrored or not
+    seen = set()
+    for _ in range(40):
+        clips, targets = draw(frames, training.starts(frames, chosen).tolist(), chosen, random)
+        for clip, target in zip(clips, targets, strict=True):
+            assert clip.shape == (2, 3, 64, 64)
+            for frame, found in zip(clip, target, strict=True):
+                x1, y1, x2, y2 = (int(side) for side in found["boxes"][0])
+                assert frame.amax(0)[y1:y2, x1:x2].min() == 240  # the square is where its box is
+            one, other = (frame["boxes"][0] for frame in target)
+            assert one[1] == other[1], "both upside down or neither"
+            pair = tuple(index[int(frame["boxes"][0, 0])] for frame in target)
+            shift = int(other[0] - one[0]) / 6
+            assert abs(shift) == abs(pair[1] - pair[0]), "both left to right or neither"
+            colours = [
+                int(frame[:, int(y), int(x)].argmax())
+                for frame, (x, y, *_) in zip(clip, [frame["boxes"][0] for frame in target], strict=True)
+            ]
+            assert (colours[0] == colours[1]) == ((pair[1] - pair[0]) % 3 == 0), "one exchange of colours for both"
+            seen.add(pair)
+    assert seen == pairs
+
+
+def test_pairs_need_a_video_as_long_as_their_gap(frames: Frames) -> None:
+    far = replace(PAIRS, min_gap=4, max_gap=9)
+    with pytest.raises(ValueError, match="min_gap is 4, and the longest video has 4 frames; give a smaller one"):
+        fit(far, training.build(far, CLASSES), frames)
+
+
+def test_a_network_learns_on_pairs(frames: Frames) -> None:
+    """A seed is a training here too, and every step sees `batch_size` clips of two frames."""
+    shapes: list[tuple[int, ...]] = []
+    model = training.build(PAIRS, CLASSES)
+    learn = model.losses
+
+    def noted(clips: list[torch.Tensor], targets: Any) -> Any:
+        shapes.extend(tuple(clip.shape) for clip in clips)
+        assert [len(clip) for clip in targets] == [2, 2]
+        return learn(clips, targets)  # type: ignore[operator]
+
+    model.losses = noted  # type: ignore[assignment]
+    losses = fit(replace(PAIRS, average=0), model, frames).losses
+    assert shapes == [(2, 3, 64, 64)] * 2 * 4
+    assert fit(PAIRS, training.build(PAIRS, CLASSES), frames).losses == losses
+
+
+class Halves(nn.Module):
+    """Two numbers, one of them frozen; a batch teaches the other only if `teaches`."""
+
+    def __init__(self, teaches: bool) -> None:
+        super().__init__()
+        self.frozen, self.learned = nn.Parameter(torch.ones(2, 2), requires_grad=False), nn.Parameter(torch.ones(2, 2))
+        self.unused = nn.Parameter(torch.ones(2, 2))
+        self.teaches = teaches
+
+    def losses(self, clips: list[torch.Tensor], targets: Any) -> dict[str, torch.Tensor]:
+        lost = (self.learned * self.frozen).square().sum()
+        return {"some": lost if self.teaches else lost.detach() * 0, "none": torch.zeros(())}
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    """A process group of this process alone, for data parallelism."""
+    store = distributed.HashStore()  # type: ignore[attr-defined]
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("teaches", [True, False])
+@pytest.mark.usefixtures("one_process")
+def test_what_is_frozen_stays_and_a_batch_may_teach_nothing(frames: Frames, world: int, teaches: bool) -> None:
+    chosen = replace(SHORT, average=0, weight_decay=0, learning_rate=0.1)
+    found = fit(chosen, Halves(teaches), frames, world=world).model.state_dict()
+    assert (found["frozen"] == 1).all()
+    assert (found["unused"] == 1).all()
+    assert (found["learned"] < 1).all() if teaches else (found["learned"] == 1).all()
+
+
+def test_a_network_with_nothing_to_learn_is_refused(frames: Frames) -> None:
+    with pytest.raises(ValueError, match="model smot has nothing to learn with the settings"):
+        fit(SHORT, Halves(True).requires_grad_(False), frames)
+
+
+def test_training_goes_on_from_weights_of_the_same_classes(frames: Frames, tmp_path: Any) -> None:
+    path = tmp_path / "before.safetensors"
+    before = fit(SHORT, training.build(SHORT, CLASSES), frames).model
+    write_weights(path, before.network, {"classes": '["a", "b"]'}, torch.float32)  # type: ignore[arg-type]
+    after = replace(SHORT, model_settings={"detector": "small", "weights": str(path)})
+    model = training.build(after, CLASSES)
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), before.parameters(), strict=True))
+    for others in (("b", "a"), ("a", "b", "c")):
+        with pytest.raises(
+            ValueError, match=r"before.safetensors' are of 2 classes a, b; the catalog has, in this order"
+        ):
+            training.build(after, others)
+
+
 def test_the_workers_share_a_batch(frames: Frames, monkeypatch: pytest.MonkeyPatch) -> None:
     """Together two workers see what one alone sees, each half of it."""
-    monkeypatch.setattr(training, "DistributedDataParallel", lambda module: module)
+    monkeypatch.setattr(training, "DistributedDataParallel", lambda module, **given: module)
     shares: dict[tuple[int, int], list[int]] = {}
     for share in ((0, 1), (0, 2), (1, 2)):
         shares[share] = []
@@ -117,6 +237,11 @@ def test_a_loss_that_is_no_number_stops_the_training(frames: Frames) -> None:
         ({"steps": 0}, "steps is 0; it must be at least 1"),
         ({"batch_size": 9, "workers": 2}, "batch_size is 9, which 2 workers cannot share"),
         ({"average": 1.0}, "average is 1.0; it must be at least 0 and below 1"),
+        ({"frames_per_clip": 3}, "frames_per_clip is 3; it must be 1 or 2"),
+        ({"frames_per_clip": 2, "min_gap": 0}, "min_gap is 0 and max_gap 1; they must be at least 1"),
+        ({"frames_per_clip": 2, "min_gap": 3, "max_gap": 2}, "min_gap is 3 and max_gap 2; .* no smaller than min_gap"),
+        ({"max_gap": 2}, "min_gap, max_gap and reverse are of pairs of frames; give frames_per_clip=2"),
+        ({"reverse": True}, "min_gap, max_gap and reverse are of pairs of frames; give frames_per_clip=2"),
     ],
 )
 def test_impossible_settings_are_refused(given: dict[str, Any], message: str) -> None:
@@ -161,7 +286,7 @@ def test_ignored_rows_name_no_class_to_learn(tmp_path: Any) -> None:
 
 
 def test_fewer_frames_than_a_batch_still_fill_it(frames: Frames) -> None:
-    few = Frames(frames.pixels[:1], frames.targets[:1])
+    few = Frames(frames.pixels[:1], frames.targets[:1], frames.video[:1])
     seen: list[int] = []
 
     def counted(*given: Any) -> Any:
@@ -181,6 +306,8 @@ def test_a_catalog_becomes_frames_with_their_truth(tmp_path: Any) -> None:
     assert len(frames.targets) == len(frames.pixels)
     assert sum(len(target["labels"]) for target in frames.targets) == sum(len(table) for table in material.truth)
     first = material.truth[0].to_pylist()[0]
+    assert frames.video.tolist() == sorted(frames.video)
+    assert np.bincount(frames.video).tolist() == [table["frame_index"].to_numpy().max() + 1 for table in material.truth]
     box = frames.targets[first["frame_index"]]["boxes"][0]
     np.testing.assert_allclose(box, [first[side] / 2 for side in ("x1", "y1", "x2", "y2")])
     assert frames.targets[0]["labels"][0] == material.classes.index(first["class_name"])
@@ -198,7 +325,7 @@ def test_material_of_two_sizes_is_refused(tmp_path: Any, monkeypatch: pytest.Mon
     from pipeline import labelled as module
 
     material = labelled("synthetic", str(tmp_path), {"split": "train", "num_videos": 2})
-    decode = module.decode
+    decode = module.decode  # type: ignore[attr-defined]
     sizes = iter([Resize(size=(64, 80)), Resize(size=(32, 40))])
     monkeypatch.setattr(module, "decode", lambda refs, resize, count: decode(refs, next(sizes), count))
     with pytest.raises(ValueError, match=r"video train-0001 has frames of \(32, 40\), those before of \(64, 80\)"):
