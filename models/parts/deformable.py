@@ -1,0 +1,78 @@
+"""Deformable convolutions with modulation, in the place of a network's 3 x 3 ones.
+
+Zhu et al., "Deformable ConvNets v2: More Deformable, Better Results", 2019, section 3.2: the stronger baseline of
+"Integrated detection and tracking" (Table 4, on conv3 to conv5) and the heavy detector of "Plug & Play" (appendix).
+DCNv2's other two ideas, deformable RoI pooling and mimicking R-CNN's features, neither paper speaks of; they are left
+out.
+
+Legend: G deformable groups, K = 9 kernel points, h x w cells of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+
+class DeformableConv2d(nn.Conv2d):
+    """A convolution each of whose kernel points is moved and weighted, cell by cell, as the input says.
+
+    convolution: what it takes the place of; its tensors keep their keys, those of `sampling` are new. groups: G; the
+    input's channels fall into so many groups that move apart from each other.
+
+    At the start it equals the convolution: `sampling` gives 0, and the masks are 2 sigmoid(0) = 1. DCNv2's own are
+    sigmoid(0) = .5, which would halve what weights of ImageNet expect; its ten times smaller learning rate of
+    `sampling` is left to the optimiser.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, groups: int = 1) -> None:
+        assert convolution.padding_mode == "zeros"
+        assert not isinstance(convolution.padding, str)
+        assert convolution.in_channels % groups == 0
+        super().__init__(
+            convolution.in_channels,
+            convolution.out_channels,
+            convolution.kernel_size,  # type: ignore[arg-type]
+            convolution.stride,  # type: ignore[arg-type]
+            convolution.padding,  # type: ignore[arg-type]
+            convolution.dilation,  # type: ignore[arg-type]
+            convolution.groups,
+            bias=convolution.bias is not None,
+        )
+        self.weight, self.bias = convolution.weight, convolution.bias
+        points = self.kernel_size[0] * self.kernel_size[1]
+        self.num_offsets, self.num_masks = 2 * points * groups, points * groups
+        self.sampling = nn.Conv2d(
+            self.in_channels,
+            self.num_offsets + self.num_masks,
+            self.kernel_size,  # type: ignore[arg-type]
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            self.dilation,  # type: ignore[arg-type]
+        )
+        nn.init.zeros_(self.sampling.weight)
+        assert self.sampling.bias is not None
+        nn.init.zeros_(self.sampling.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # offsets: (N, G K (dy, dx), h, w) in cells of x; masks: (N, G K, h, w) in 0..2
+        offsets, masks = self.sampling(x).split([self.num_offsets, self.num_masks], dim=1)
+        moved: Tensor = deform_conv2d(
+            x, offsets, self.weight, self.bias, self.stride, self.padding, self.dilation, 2 * torch.sigmoid(masks)
+        )
+        return moved
+
+
+def deform(network: nn.Module, stages: Sequence[str], groups: int = 1) -> None:
+    """Makes all 3 x 3 convolutions of the network's stages (names of submodules) deformable, strides and all kept.
+
+    To be called after weights of ImageNet are loaded, which have no `sampling`; at first it changes no output.
+    """
+    for stage in stages:
+        for parent in list(network.get_submodule(stage).modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3):
+                    setattr(parent, name, DeformableConv2d(child, groups))
