@@ -57,7 +57,8 @@ def region_losses(
 ) -> dict[str, Tensor]:
     """The class (cross-entropy) and the box (smooth L1) loss of equation 1, each a scalar, 0 where nothing counts.
 
-    logits: (R, C + 1), background first; deltas: (R, 4), by `coder`, from boxes: for each image (its R, 4), no part of
+    logits: (R, C + 1), background first; deltas: (R, 4), or (R, 1, 4), of one box for all classes, or (R, C, 4), of one
+    for each, of which that of the truth's class learns; by `coder`, from boxes: for each image (its R, 4), no part of
     the graph. targets: for each image as in `assign`.
 
     Only the `num_hardest` boxes of each image with the largest sum of both losses count; None: all. Mining removes no
@@ -68,6 +69,8 @@ def region_losses(
     assigned = [assign(one, target) for one, target in zip(boxes, targets, strict=True)]
     outputs = torch.cat([found for found, _ in assigned])
     foreground = outputs > BACKGROUND
+    if deltas.ndim == 3:
+        deltas = deltas[torch.arange(len(deltas)), (outputs - 1).clamp(0, deltas.shape[1] - 1)]  # (R, 4)
     wanted = torch.zeros_like(deltas)  # (R, 4)
     wanted[foreground] = torch.cat(
         [

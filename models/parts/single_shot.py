@@ -122,10 +122,10 @@ class TorchvisionDetector(nn.Module):
         return losses
 
 
-def freeze_batch_norms(module: Any) -> None:
-    """Puts batch norms that never learn, and add no epsilon, in the place of all others in the module."""
+def freeze_batch_norms(module: Any, eps: float = 0.0) -> None:
+    """Puts batch norms that never learn, and add `eps` to variances, in the place of all others in the module."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, FrozenBatchNorm2d(child.num_features, eps=0.0))
+            setattr(module, name, FrozenBatchNorm2d(child.num_features, eps))
         else:
-            freeze_batch_norms(child)
+            freeze_batch_norms(child, eps)

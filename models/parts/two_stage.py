@@ -78,13 +78,15 @@ class Regions:
 class Limits:
     """How many boxes go from stage to stage, and what of them is suppressed.
 
-    per_level: of the best anchors of a level enter the suppression at `proposal_iou`, of which num_proposals come out.
-    min_score, max_iou, max_detections: of what the second stage gives out.
+    per_level: of the best anchors of a level enter the suppression at `proposal_iou`, of which num_proposals come out;
+    min_objectness: what an anchor needs for it, in [0, 1]. min_score, max_iou, max_detections: of what the second stage
+    gives out.
     """
 
     per_level: int = 1000
     proposal_iou: float = 0.7
     num_proposals: int = 1000
+    min_objectness: float = 0.0
     min_score: float = 0.05
     max_iou: float = 0.5
     max_detections: int = 100
@@ -174,8 +176,8 @@ def proposals(dense: Dense, logits: Tensor | None, limits: Limits) -> list[Tenso
             first += count
         scores, anchor, group = torch.cat(best), torch.cat(index), torch.cat(level)
         boxes = clip(dense.coder.decode(dense.anchors[anchor], frame_deltas[anchor]), dense.size)
-        sized = has_area(boxes)
-        boxes, scores, group = boxes[sized], scores[sized], group[sized]
+        kept = has_area(boxes) & (scores.sigmoid() >= limits.min_objectness)
+        boxes, scores, group = boxes[kept], scores[kept], group[kept]
         found.append(boxes[batched_nms(boxes, scores, group, limits.proposal_iou)[: limits.num_proposals]])
     return found
 

@@ -63,6 +63,24 @@ def test_box_targets_are_the_coders() -> None:
     assert region_losses(torch.zeros(1, 2), deltas, [boxes], [truth], coder)["box"].item() == 0
 
 
+def test_of_the_boxes_of_all_classes_that_of_the_truth_learns() -> None:
+    logits, deltas, boxes, targets = scene()
+    of_each = deltas[:, None].repeat(1, 2, 1) + torch.tensor([0.0, 1.0])[:, None]  # class 1 says 1 more, (R, 2, 4)
+    of_each.requires_grad_()
+    outputs = torch.cat([assign(one, truth)[0] for one, truth in zip(boxes, targets, strict=True)])
+    chosen = deltas + (outputs == 2)[:, None]
+    losses = region_losses(logits, of_each, boxes, targets, PLAIN, None)
+    assert losses == region_losses(logits, chosen, boxes, targets, PLAIN, None)
+    losses["box"].backward()
+    assert of_each.grad is not None
+    taught = torch.nonzero(of_each.grad.any(dim=2))
+    assert {tuple(row) for row in taught.tolist()} == {
+        (i, out - 1) for i, out in enumerate(outputs.tolist()) if out > 0
+    }
+    one_box = region_losses(logits, deltas[:, None], boxes, targets, PLAIN)
+    assert one_box == region_losses(logits, deltas, boxes, targets, PLAIN)
+
+
 def scene() -> tuple[Tensor, Tensor, list[Tensor], list[dict[str, Tensor]]]:
     """Logits and deltas of 40 and 25 boxes of two images, about a third of them on an object, some ignored."""
     generator = torch.Generator().manual_seed(0)
