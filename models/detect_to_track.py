@@ -331,7 +331,8 @@ class Model(nn.Module):
     def track_maps(self, levels: Features, maps: Maps, later_levels: Features, later_maps: Maps) -> Tensor:
         """The maps of track deltas (P, 4 * k * k, h, w) of pairs of frames (section 3.4, Figure 3).
 
-        At the paper's sizes 392 channels are made of 2 x 196 of the boxes' maps and 659 of correlations.
+        At the paper's sizes 196 channels are made of 2 x 196 of box deltas and 659 of correlations (1443 in the
+        release, which has box deltas for the background too).
         """
         pairs = zip(levels, later_levels, self.correlations, strict=True)
         correlations = [correlation(level, later, *how) for level, later, how in pairs]
