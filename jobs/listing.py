@@ -20,18 +20,20 @@ from pipeline.recipe import Recipe
 PARTS = ("catalog", "model", "linker")  # of a recipe
 WIDE = 120  # columns of a terminal from which names and what they stand for lie side by side
 LEGEND = (
-    "Runs: yes, its weights are here; small, those of its twin on synthetic-v1 are (trackloom run --recipe NAME-small); "
+    "Runs: yes, its weights are here; small, those of its twin on synthetic-v1 are: trackloom run --recipe NAME-small; "
     "no, weights are to be trained first, and trackloom run says which and how; nothing: it is not ours."
 )
 
 
 def of_row(row: Row) -> dict[str, Any]:
     """A row as a plain object."""
+    ran = [row.run.recipe, row.run.small] if row.run else []
     return {
         **{name: getattr(row, name) for name in ("name", "paper", "table", "row", "kind")},
         "published": dict(row.published),
-        "recipe": of_recipe(row.run.recipe) if row.run else None,
-        "small": of_recipe(row.run.small) if row.run else None,
+        "recipe": ran[0].name if ran else None,
+        "small": ran[1].name if ran else None,
+        "runs": [of_recipe(recipe) for recipe in ran],
         "benchmark": f"trackloom benchmark {row.benchmark}" if row.benchmark else None,
         "note": row.note or None,
     }
@@ -40,7 +42,7 @@ def of_row(row: Row) -> dict[str, Any]:
 def of_ours(recipe: Recipe, says: str) -> dict[str, Any]:
     """A recipe of no paper's table, with the same keys."""
     row = Row(recipe.name, recipe.model, "", says, {})
-    return {**of_row(row), "table": None, "kind": "recipe", "recipe": of_recipe(recipe)}
+    return {**of_row(row), "table": None, "kind": "recipe", "recipe": recipe.name, "runs": [of_recipe(recipe)]}
 
 
 def of_recipe(recipe: Recipe) -> dict[str, Any]:

@@ -84,10 +84,11 @@ def check_weights(recipe: Recipe) -> None:
         return
     small = f"{recipe.name}-small"
     instead = f", or run {small}" if small in names() and weights.can_run(load(small)) else ""
-    schedule = f" as in the paper's {needed.schedule}" if needed.schedule else ""
+    trained = f", trained as in the paper's {needed.schedule}" if needed.schedule else ""
+    how = "`trackloom recipes --json` says how" if needed.schedule else needed.command
     raise ValueError(
-        f"recipe {recipe.name} needs the weights {needed.name} ({needed.what}{schedule}), and they are not here; "
-        f"give a file with --set model.weights=FILE, or train them: {needed.command}{instead}"
+        f"recipe {recipe.name} needs the weights {needed.name} ({needed.what}{trained}), and they are not here; "
+        f"give a file with --set model.weights=FILE, train them ({how}){instead}"
     )
 
 

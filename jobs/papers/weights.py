@@ -61,8 +61,8 @@ def tracklet_rcnn() -> list[Weights]:
     pairs = {"frames_per_clip": "2"}
     variants: dict[str, tuple[str, dict[str, str]]] = {
         "": ("", {}),
-        "-shared-2fc": (", embeddings by a last layer of their own,", {"model.embedding": "shared_2fc"}),
-        "-fully-shared": (", embeddings fully shared,", {"model.embedding": "fully_shared"}),
+        "-shared-2fc": (", embeddings by a last layer of their own", {"model.embedding": "shared_2fc"}),
+        "-fully-shared": (", embeddings fully shared", {"model.embedding": "fully_shared"}),
         "-dcn": (" with DCNv2", {"model.deformable": "true"}),
         "-dcn-fgfa": (" with DCNv2 and FGFA", {"model.deformable": "true", "model.aggregate": "10"}),
     }
@@ -72,13 +72,13 @@ def tracklet_rcnn() -> list[Weights]:
         found += [
             Weights(
                 f"tracklet-rcnn-resnet101-vid{ending}",
-                f"TCD{text} on ResNet-101, trained on ImageNet VID and DET",
+                f"TCD on ResNet-101{text}, ImageNet VID and DET",
                 _on_vid("tracklet_rcnn", resnet),
                 "appendix A1",
             ),
             Weights(
                 f"tracklet-rcnn-synthetic-v1{ending}",
-                f"the small TCD{text} trained on synthetic-v1",
+                f"the small TCD{text}, synthetic-v1",
                 _on_synthetic("tracklet-rcnn-synthetic", settings),
             ),
         ]
@@ -87,7 +87,7 @@ def tracklet_rcnn() -> list[Weights]:
         *found,
         Weights(
             "tracklet-rcnn-resnet101-mot15",
-            "TCD on ResNet-101, trained on COCO, then on MOT15",
+            "TCD on ResNet-101, COCO, then MOT15",
             f"MOT15/train --catalog mot --model tracklet_rcnn{_set(mot)}",
             "appendix A1",
         ),
@@ -109,13 +109,13 @@ def detect_to_track() -> list[Weights]:
         found += [
             Weights(
                 f"{vid}-detector",
-                f"D (R-FCN) on {text}, trained on ImageNet VID and DET",
+                f"D (R-FCN) on {text}, ImageNet VID and DET",
                 _on_vid("detect_to_track", backbone),
                 "section 5.2",
             ),
             Weights(
                 vid,
-                f"D&T on {text}, trained on ImageNet VID and DET",
+                f"D&T on {text}, ImageNet VID and DET",
                 _on_vid("detect_to_track", {**backbone, "frames_per_clip": "2"}),
                 "section 5.2",
                 after=f"{vid}-detector",
@@ -124,10 +124,10 @@ def detect_to_track() -> list[Weights]:
     small, training = "detect-to-track-synthetic-v1", "detect-to-track-synthetic"
     return [
         *found,
-        Weights(small, "the small D&T, trained on synthetic-v1", _on_synthetic(training, {})),
+        Weights(small, "the small D&T, synthetic-v1", _on_synthetic(training, {})),
         Weights(
             f"{small}-detector",
-            "the small D (R-FCN), trained on synthetic-v1",
+            "the small D (R-FCN), synthetic-v1",
             _on_synthetic(training, {"frames_per_clip": "1"}),
         ),
     ]
@@ -143,13 +143,13 @@ def plug_and_play() -> list[Weights]:
         found += [
             Weights(
                 f"{vid}-detector",
-                f"Faster R-CNN on {text}, trained on ImageNet VID and DET",
+                f"Faster R-CNN on {text}, ImageNet VID and DET",
                 _on_vid("plug_and_play", network),
                 "section 6.2",
             ),
             Weights(
                 vid,
-                f"Faster R-CNN on {text} and the tracker in it, trained on ImageNet VID and DET",
+                f"Faster R-CNN on {text} and the tracker in it, ImageNet VID and DET",
                 _on_vid("plug_and_play", {**network, **pairs}),
                 "section 6.2",
                 after=f"{vid}-detector",
@@ -160,12 +160,12 @@ def plug_and_play() -> list[Weights]:
         *found,
         Weights(
             f"{small}-detector",
-            "the small detector, trained on synthetic-v1",
+            "the small detector, synthetic-v1",
             _on_synthetic(f"{training}-detector", {}),
         ),
         Weights(
             small,
-            "the small detector and the tracker in it, trained on synthetic-v1",
+            "the small detector and the tracker in it, synthetic-v1",
             _on_synthetic(f"{training}-tracker", {}),
             after=f"{small}-detector",
         ),
