@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
+from models.parts.anchors import MIN_SIDE
 from models.parts.region_proposals import anchor_losses, dense
 from models.parts.two_stage import Limits, proposals
 
@@ -23,8 +25,8 @@ def region_proposal_network(depth: int = 1) -> RegionProposalNetwork:
     torch.manual_seed(depth)
     anchors = AnchorGenerator(((16, 32), (48, 64)), ((0.5, 1.0, 2.0),) * 2)
     head = RPNHead(8, 6, conv_depth=depth)
-    for layer in (head.cls_logits, head.bbox_pred):
-        torch.nn.init.normal_(layer.weight, std=0.3)
+    for layer in (*(block[0] for block in head.conv), head.cls_logits, head.bbox_pred):
+        torch.nn.init.normal_(layer.weight, std=0.2)
     before = {"training": KEPT.per_level, "testing": KEPT.per_level}
     after = {"training": KEPT.num_proposals, "testing": KEPT.num_proposals}
     return RegionProposalNetwork(anchors, head, 0.5, 0.3, 64, 0.5, before, after, KEPT.proposal_iou)
@@ -43,14 +45,16 @@ def target(boxes: list[list[float]], ignore: list[bool] | None = None) -> dict[s
 OBJECTS: list[list[float]] = [[10.0, 12, 40, 50], [60, 20, 100, 70]]
 
 
-@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize(("depth", "least"), [(1, 0.0), (2, 0.0), (1, 0.8)])
 @torch.no_grad()
-def test_proposals_are_torchvisions(depth: int) -> None:
+def test_proposals_are_torchvisions(depth: int, least: float) -> None:
     rpn = region_proposal_network(depth).eval()
+    rpn.score_thresh, rpn.min_size = least, MIN_SIDE  # its own is .001 px
     frames = ImageList(torch.zeros(2, 3, *PADDED), [SIZE] * 2)
     theirs, _ = rpn(frames, OrderedDict(enumerate(maps())))
-    for one, other in zip(proposals(dense(rpn, maps(), SIZE), None, KEPT), theirs, strict=True):
-        assert len(one) == KEPT.num_proposals
+    ours = proposals(dense(rpn, maps(), SIZE), None, replace(KEPT, min_objectness=least))
+    for one, other in zip(ours, theirs, strict=True):
+        assert len(one) == KEPT.num_proposals if least == 0 else 3 < len(one) < KEPT.num_proposals
         torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
 
 
