@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +22,14 @@ SMALLEST = "fasterrcnn_mobilenet_v3_large_320_fpn"
 TORCHVISIONS = (SMALLEST, pytest.param("fasterrcnn_resnet50_fpn", marks=pytest.mark.slow))
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Keeps the test's output clean."""
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[str]:
-    """The URL at which the files of tmp_path are served."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def coco(name: str) -> dict[str, Tensor]:
+@cache
+def coco(name: str) -> Mapping[str, Tensor]:
     """A state dict as torchvision publishes it, with random numbers in it: 91 outputs, no counters."""
     network = faster_rcnn.ARCHITECTURES[name].builder(weights=None, weights_backbone=None)
     return {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
 
 
-def holds(network: nn.Module, tensors: dict[str, Tensor]) -> bool:
+def holds(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
     own = network.state_dict()
     return all(torch.equal(own[name], tensor) for name, tensor in tensors.items())
 
@@ -59,7 +41,7 @@ def test_weights_trained_on_coco_are_loaded(
 ) -> None:
     """Into a detector that has parts which they know nothing of."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    tensors = coco(name)
+    tensors = dict(coco(name))
     torch.save(tensors, tmp_path / "new.pth")
     digest = hashlib.sha256((tmp_path / "new.pth").read_bytes()).hexdigest()
     file = f"coco-{digest[:8]}.pth"
@@ -109,7 +91,7 @@ class Runs:
 def test_weights_that_do_not_fit_are_refused(
     change: Callable[[dict[str, Tensor]], object], message: str, tmp_path: Path
 ) -> None:
-    tensors = coco(SMALLEST)
+    tensors = dict(coco(SMALLEST))
     change(tensors)
     torch.save(tensors, tmp_path / "coco.pth")
     built = detectors.build(SMALLEST, str(tmp_path / "coco.pth"), ())
