@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import timm
@@ -114,17 +114,25 @@ def calibrate(network: nn.Module) -> None:
         hook.remove()
 
 
-def dilated_resnet(layers: tuple[int, int, int, int], groups: int, width: int) -> nn.Module:
-    """ResNet and ResNeXt: stages 2 to 4 of torchvision's are conv3 to conv5 of the paper."""
+def resnet(layers: Sequence[int], groups: int = 1, width: int = 64, *, dilated: bool = True) -> nn.Module:
+    """ResNet, or ResNeXt of `groups` groups of `width` channels: torchvision's layer2 to layer4 are conv3 to conv5.
+
+    layers: blocks of each stage. Not dilated, conv5 has stride 32.
+    """
     network = torchvision_models.ResNet(
         torchvision_models.resnet.Bottleneck,
         list(layers),
         groups=groups,
         width_per_group=width,
-        replace_stride_with_dilation=[False, False, True],
+        replace_stride_with_dilation=[False, False, dilated],
     )
     body: nn.Module = IntermediateLayerGetter(network, {"layer2": "conv3", "layer3": "conv4", "layer4": "conv5"})
     return body
+
+
+def resnext101_32x4d(*, dilated: bool = True) -> nn.Module:
+    """Torchvision's class, with the tensors of timm's network of that name, whose weights it takes."""
+    return resnet((3, 4, 23, 3), groups=32, width=4, dilated=dilated)
 
 
 class InceptionV4(nn.Module):
@@ -179,10 +187,9 @@ class Architecture:
 
 OF_RESNET = {"conv3": 512, "conv4": 1024, "conv5": 2048}
 ARCHITECTURES = {
-    "resnet50": Architecture(lambda: dilated_resnet((3, 4, 6, 3), 1, 64), OF_RESNET),
-    "resnet101": Architecture(lambda: dilated_resnet((3, 4, 23, 3), 1, 64), OF_RESNET),
-    # Torchvision's class, with the tensors of timm's resnext101_32x4d, whose weights it takes.
-    "resnext101_32x4d": Architecture(lambda: dilated_resnet((3, 4, 23, 3), 32, 4), OF_RESNET),
+    "resnet50": Architecture(lambda: resnet((3, 4, 6, 3)), OF_RESNET),
+    "resnet101": Architecture(lambda: resnet((3, 4, 23, 3)), OF_RESNET),
+    "resnext101_32x4d": Architecture(resnext101_32x4d, OF_RESNET),
     "inception_v4": Architecture(
         InceptionV4,
         {"conv3": 384, "conv4": 1024, "conv5": 1536},

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from models.parts import faster_rcnn
+from models.parts import faster_rcnn, paper_detectors
 from models.parts.small_two_stage import SmallTwoStage
 from models.parts.two_stage import TwoStage
 from models.parts.weights import StoredWeights, read_weights
 
 # (num_classes, **options) -> TwoStage with random weights. Nobody has published weights for these.
-BUILDERS: dict[str, Callable[..., TwoStage]] = {"small": SmallTwoStage}
+BUILDERS: dict[str, Callable[..., TwoStage]] = {"small": SmallTwoStage, **paper_detectors.BUILDERS}
 NAMES = (*BUILDERS, *faster_rcnn.ARCHITECTURES)
 NO_CLASS = ("__background__", "N/A")  # what COCO's 91 outputs call those that are no class
 
