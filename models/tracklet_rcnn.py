@@ -7,10 +7,7 @@ classes and embeddings follow its boxes (equations 3 and 8). Conditioned in neit
 detection and tracking, to which PropagateBox and RescoreBox may be added.
 
 Where the paper is silent:
-- Suppression is by class, but a tracklet's box has one distribution over all. So there are two suppressions of the same
-  regions: one by class gives the detections, as usual; one over all classes, by the likeliest class of each region,
-  gives the boxes that continue tracklets. Those are detections of their tracklet's class, and carry its id.
-- A tracklet's class is the likeliest of P_tr, not of its newest box.
+- Suppression is by class, but a tracklet's box has one distribution over all: see `parts.tracklet_boxes`.
 - A box starts a tracklet only if it is an object to `start_score`; see `parts.tracklets.update`.
 - Algorithm 1 has no P_tr; here it is the plain mean (beta 1), which is also RescoreBox.
 - PropagateBox moves what was in the last frame, and copies P_tr (section 2.5). A box that looks like its tracklet, as
@@ -26,19 +23,25 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import nms
 
-from models.parts import flow, pair_training, weights
-from models.parts.anchors import PlainDetections, clip, has_area
+from models.parts import detectors, flow, pair_training, weights
+from models.parts.aggregation import Aggregation
+from models.parts.anchors import clip, has_area
 from models.parts.conditioning import Conditioning
+from models.parts.deformable import deform
 from models.parts.embeddings import Embeddings, Kind
 from models.parts.lock_step import lock_step
-from models.parts.small_two_stage import SmallTwoStage
 from models.parts.tracking_loss import Negatives
+from models.parts.tracklet_boxes import distinct, given_out
 from models.parts.tracklets import Seen, Tracklets, associate, no_tracklets, rescore_boxes, update
 from models.parts.two_stage import Dense, Features, Regions, TwoStage
 
 GIVES = frozenset({"tracklet_id", "class_scores"})
+DEFAULT_WEIGHTS = "tracklet-rcnn-synthetic-v1"  # of the small detector
+PAPER_DETECTORS = ("resnet50", "resnet101")
+# The small network's counterparts of conv3 to conv5, and of FGFA's embedding network.
+SMALL_STAGES = ("body.3", "coarse")
+SMALL_WIDTHS = (64, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,15 @@ class Settings:
     `parts.conditioning`; start_score, max_age: see `parts.tracklets.update`.
     """
 
-    detector: str = "small"
+    detector: Literal[
+        "small",
+        "resnet50",
+        "resnet101",
+        "fasterrcnn_resnet50_fpn",
+        "fasterrcnn_resnet50_fpn_v2",
+        "fasterrcnn_mobilenet_v3_large_fpn",
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+    ] = "small"
     weights: str = "default"
     classes: tuple[str, ...] = ()
     condition: Literal["both", "stage_1", "stage_2", "none"] = "both"
@@ -64,6 +75,11 @@ class Settings:
     null: float = 0.3  # R of equation 5
     embedding: Kind = "separate_2fc"
     negatives: Negatives = "paper"
+    deformable: bool = False  # DCNv2 (Table 4), not of torchvision's detectors
+    aggregate: int = 0  # frames before this one whose features are averaged with its own: FGFA (Table 4)
+    aggregate_flow: flow.Method = "farneback"
+    benchmark: Literal["vid", "mot15"] = "vid"  # whose sizes and anchors resnet50 and resnet101 have (appendix A1)
+    backbone_weights: str = "random"  # of resnet50 and resnet101, to begin a training with
     gate: Literal["none", "overlap"] = "none"
     gate_scale: float = 2.0
     max_tracklets: int | None = None
@@ -72,8 +88,8 @@ class Settings:
     propagate: flow.Method = "none"
     propagate_frames: int = 3
     rescore: bool = False
-    flow_weights: str | None = None  # of raft_small
-    flow_short_side: int | None = None  # px
+    flow_weights: str = "C_T_V2"  # of raft_small: a published name, a path or a URL
+    flow_short_side: int | None = None  # px, at which frames are compared
     num_proposals: int | None = None
     nms_iou: float | None = None
     min_score: float | None = None  # of detections that are given out, and of boxes that continue tracklets
@@ -100,6 +116,18 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"tracklet_rcnn.{name} is {value}; it must be at least 1")
+        if self.aggregate < 0:
+            raise ValueError(f"tracklet_rcnn.aggregate is {self.aggregate}; it must not be negative")
+        for name, off, able in (
+            ("deformable", False, ("small", *PAPER_DETECTORS)),
+            ("benchmark", "vid", PAPER_DETECTORS),
+            ("backbone_weights", "random", PAPER_DETECTORS),
+        ):
+            if getattr(self, name) != off and self.detector not in able:
+                raise ValueError(
+                    f"tracklet_rcnn.{name} is {getattr(self, name)!r}, which detector {self.detector} does not have; "
+                    f"with it tracklet_rcnn.detector must be one of: {', '.join(able)}"
+                )
         for name, off in (("propagate", "none"), ("rescore", False)):
             if getattr(self, name) != off and self.condition != "none":
                 raise ValueError(
@@ -120,10 +148,21 @@ class Settings:
 def build(settings: Settings) -> Model:
     """The model in eval mode, with its weights.
 
-    Raises FileNotFoundError where weights are not, ValueError where they do not fit.
+    Raises FileNotFoundError where weights are not, ValueError where they cannot be read or do not fit, or nobody says
+    what the classes are called.
     """
-    detector = SmallTwoStage(len(settings.classes))
-    return Model(settings, detector, settings.classes).eval()
+    names = ("deformable", "benchmark", "backbone_weights") if settings.detector in PAPER_DETECTORS else ()
+    options = {name: getattr(settings, name) for name in names}
+    built = detectors.build(settings.detector, settings.weights, settings.classes, DEFAULT_WEIGHTS, options)
+    if settings.deformable and settings.detector == "small":
+        deform(built.detector, SMALL_STAGES)
+    model = Model(settings, built.detector, built.classes).eval()
+    if built.stored:
+        off = tuple(f"{name}." for name in ("embeddings", "aggregation") if name not in model.extras)
+        used = {name: tensor for name, tensor in built.stored.tensors.items() if not name.startswith(off)}
+        model.weights = weights.load_weights(model.network, replace(built.stored, tensors=used), extras=model.extras)
+        model.untrained = model.weights.missing
+    return model
 
 
 @dataclass(frozen=True)
@@ -131,17 +170,18 @@ class Memory:
     """What is known after a frame.
 
     carried: int64 (M,), for how many frames in a row flow alone has moved each tracklet's box. frame: uint8 (3, H, W),
-    the last, where boxes are propagated.
+    the last, where boxes are propagated. aggregated: what `Aggregation` remembers, where there is one.
     """
 
     tracklets: Tracklets
     carried: Tensor
     frame: Tensor | None = None
+    aggregated: object | None = None
 
     def to(self, device: torch.device | str) -> Memory:
-        """The same, on a device."""
-        frame = None if self.frame is None else self.frame.to(device)
-        return Memory(self.tracklets.to(device), self.carried.to(device), frame)
+        """The same, on a device, with no storage but its own."""
+        frame = None if self.frame is None else self.frame.to(device).clone()
+        return Memory(self.tracklets.to(device), self.carried.to(device), frame, self.aggregated)
 
 
 @dataclass(frozen=True)
@@ -167,11 +207,19 @@ class Model(nn.Module):
         detector.limits = replace(detector.limits, **{k: v for k, v in given.items() if v is not None})
         self.detector = detector
         self.embeddings = Embeddings(detector, settings.embedding)
-        self.flow = flow.build(settings.propagate, settings.flow_weights, settings.flow_short_side)
-        self.flow.requires_grad_(False)
+        self.flow = built_flow(settings.propagate, settings)
         self.classes = classes
         self.resize: Mapping[str, Any] = detector.resize
         self.weights: weights.Report | None = None
+        self.extras: dict[str, nn.Module] = {} if settings.embedding == "fc7" else {"embeddings": self.embeddings}
+        self.aggregation: Aggregation | None = None
+        if settings.aggregate:
+            channels, strides = measured(detector)
+            widths = {"widths": SMALL_WIDTHS} if settings.detector == "small" else {}
+            moving = built_flow(settings.aggregate_flow, settings)
+            self.aggregation = Aggregation(moving, channels, strides, settings.aggregate, **widths)
+            self.extras["aggregation"] = self.aggregation.embedding
+        self.untrained = tuple(self.extras)
         self.rule = settings.rule()
         self.in_stage_1 = settings.condition in ("both", "stage_1")
         self.in_stage_2 = settings.condition in ("both", "stage_2")
@@ -181,11 +229,6 @@ class Model(nn.Module):
     def network(self) -> nn.Module:
         """The detector's module, whose state dict is what weight files hold."""
         return self.detector.network
-
-    @property
-    def extras(self) -> dict[str, nn.Module]:
-        """What this model has besides, and weight files of plain detectors have not."""
-        return {} if self.settings.embedding == "fc7" else {"embeddings": self.embeddings}
 
     @torch.no_grad()
     def detect(
@@ -208,6 +251,8 @@ class Model(nn.Module):
             count = len(next(iter(parts.values())))
             frames = torch.cat(list(parts.values())).to(device)  # (clips * count, 3, H, W), clip by clip
             features = self.detector.features(frames)
+            before = [states[number].aggregated for number in parts]
+            features, seen = self.aggregate(features, frames, [count] * len(parts), before)
             dense = self.detector.dense(features, (frames.shape[-2], frames.shape[-1]))
             for position in range(count):
                 now = slice(position, None, count)  # this frame of each clip
@@ -220,10 +265,9 @@ class Model(nn.Module):
                 for number, (row, state) in zip(parts, rows, strict=True):
                     found[number].append({name: value.cpu() for name, value in row.items()})
                     states[number] = state
-        # A frame is a part of its batch, which is not to be remembered.
-        return found, [
-            replace(state, frame=None if state.frame is None else state.frame.clone()).to("cpu") for state in states
-        ]
+            for number, aggregated in zip(parts, seen, strict=True):
+                states[number] = replace(states[number], aggregated=aggregated)
+        return found, [state.to("cpu") for state in states]
 
     def remembered(self, memory: object | None) -> Memory:
         """The memory, or what there is before the first frame."""
@@ -233,6 +277,17 @@ class Model(nn.Module):
             return Memory(start, start.ids)
         assert isinstance(memory, Memory)
         return memory
+
+    def aggregate(
+        self, features: Features, frames: Tensor, lengths: Sequence[int], memories: Sequence[object | None]
+    ) -> tuple[Features, Sequence[object | None]]:
+        """Features of some clips of these lengths, one after the other, aggregated clip by clip, and its memories."""
+        if self.aggregation is None:
+            return features, memories
+        levels = zip(*(level.split(list(lengths)) for level in features), strict=True)
+        clips = zip(levels, frames.split(list(lengths)), memories, strict=True)
+        done = [self.aggregation(*clip) for clip in clips]
+        return tuple(torch.cat(level) for level in zip(*(clip for clip, _ in done), strict=True)), [m for _, m in done]
 
     def step(
         self, frames: Tensor, features: Features, dense: Dense, memories: Sequence[Memory]
@@ -285,7 +340,7 @@ class Model(nn.Module):
             regions = replace(regions, deltas=torch.cat([regions.deltas[:own], still]))
             probabilities = torch.cat([probabilities[:own], moved.probabilities])
         found, _ = self.detector.detected(regions, size, probabilities)
-        boxes, kept = self.distinct(regions, probabilities, size)
+        boxes, kept = distinct(regions, size, probabilities, self.detector.limits)
         stage_1 = self.embeddings.stage_1_of(regions.where(kept)) if self.in_stage_1 else stage_2[kept, :0]
         seen = Seen(boxes, probabilities[kept], stage_1, stage_2[kept])
         tracklets, ids = update(
@@ -308,15 +363,6 @@ class Model(nn.Module):
         row["tracked"] = region >= own
         return row, Memory(tracklets, after, frame if self.settings.propagate != "none" else None)
 
-    def distinct(self, regions: Regions, probabilities: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Suppression over all classes: boxes (K, 4) of each region's likeliest class, and the regions they are of."""
-        limits = self.detector.limits
-        scores, labels = probabilities[:, 1:].max(dim=1)
-        boxes = regions.refined(size)[torch.arange(len(labels), device=labels.device), labels]  # (R, 4)
-        able = torch.nonzero((scores > limits.min_score) & has_area(boxes)).squeeze(1)
-        kept = able[nms(boxes[able], scores[able], limits.max_iou)[: limits.max_detections]]
-        return boxes[kept], kept
-
     def losses(self, clips: Sequence[Tensor], targets: Sequence[Sequence[dict[str, Tensor]]]) -> dict[str, Tensor]:
         """The detector's losses, and equation (10) for both stages, over clips that share one size; each a scalar.
 
@@ -324,34 +370,23 @@ class Model(nn.Module):
         for each frame of each clip boxes (M, 4), labels (M,), track_ids (M,), -1 where unknown, and optionally ignore
         (M,). See `parts.pair_training`; what is sampled is drawn from torch's global generator on the CPU.
         """
-        features, size = self.detector.features(torch.cat(list(clips))), (clips[0].shape[-2], clips[0].shape[-1])
-        flat = [target for of_clip in targets for target in of_clip]
+        frames, size = torch.cat(list(clips)), (clips[0].shape[-2], clips[0].shape[-1])
         lengths = [len(clip) for clip in clips]
+        features, _ = self.aggregate(self.detector.features(frames), frames, lengths, [None] * len(clips))
+        flat = [target for of_clip in targets for target in of_clip]
         branches = self.embeddings if self.extras else None
         return pair_training.losses(self.detector, branches, features, size, lengths, flat, self.settings.negatives)
 
 
-def given_out(
-    found: PlainDetections, boxes: Tensor, region: Tensor, labels: Tensor, ids: Tensor, probabilities: Tensor
-) -> tuple[dict[str, Tensor], Tensor]:
-    """A frame's row, best detection first, and the region (N,) of each detection.
+def built_flow(method: flow.Method, settings: Settings) -> flow.Flow:
+    """The flow of that name, by these settings; nothing is learned of it here."""
+    weights = settings.flow_weights if method == "raft_small" else None
+    return flow.build(method, weights, settings.flow_short_side).requires_grad_(False)
 
-    found: the detections by class; boxes (K, 4), region, labels, ids (K,): boxes in tracklets, and the tracklets'
-    classes and ids; probabilities: (R, C + 1), of all regions. A tracklet's box is the detection of its region and
-    class, or one more where there is none.
-    """
-    same = (found.anchor[:, None] == region) & (found.labels[:, None] == labels)  # (N, K), at most one a column
-    new = ~same.any(dim=0)
-    regions = torch.cat([found.anchor, region[new]])
-    classes = torch.cat([found.labels, labels[new]])
-    scores = probabilities[regions, classes + 1]
-    best = scores.argsort(descending=True, stable=True)
-    of_found = (same * (ids + 1)).sum(dim=1) - 1  # -1 where none is the same
-    row = {
-        "boxes": torch.cat([found.boxes, boxes[new]]),
-        "scores": scores,
-        "labels": classes,
-        "class_scores": probabilities[regions],
-        "tracklet_id": torch.cat([of_found, ids[new]]),
-    }
-    return {name: value[best] for name, value in row.items()}, regions[best]
+
+def measured(detector: TwoStage) -> tuple[list[int], list[int]]:
+    """Channels and strides of each level of a detector's features."""
+    side = 128  # px, of which the coarsest level still has two cells
+    with torch.no_grad():
+        levels = detector.eval().features(torch.zeros((1, 3, side, side), dtype=torch.uint8))
+    return [level.shape[1] for level in levels], [side // level.shape[3] for level in levels]
