@@ -15,17 +15,19 @@ paper's; they are there for detectors that come with weights while no tracker do
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from models.parts import tracking_first, weights
+from models.parts import detectors, tracking_first, weights
 from models.parts.anchors import clip
+from models.parts.faster_rcnn import FasterRcnn
 from models.parts.flow import Farneback, move_boxes
 from models.parts.lock_step import lock_step
+from models.parts.paper_detectors import PaperDetector
 from models.parts.regression_tracker import (
     RegressionTracker,
     RoiIou,
@@ -34,13 +36,14 @@ from models.parts.regression_tracker import (
     paired_iou,
     rois_and_goals,
 )
-from models.parts.small_two_stage import STRIDE, SmallTwoStage
 from models.parts.tracking_first import Moves, Rows, Rules
 from models.parts.two_stage import Features, TwoStage
 
 GIVES = frozenset({"moves"})  # unless settings.moves is off
 
-Pair = list[dict[str, Tensor]]
+PAPERS = ("hrnet_w32", "resnext101_fpn_dcn")
+MIN_SCORE, NMS_IOU = 0.03, 0.45  # of the papers' detectors (sections 6.2 and 6.4)
+FLOW_SIDE = 256  # px, the size at which frames are compared; SMOT's
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,22 @@ class Settings:
     "farneback" moves the box by optical flow; neither needs training.
     """
 
-    detector: Literal["small"] = "small"
+    detector: Literal[
+        "small",
+        "hrnet_w32",
+        "resnext101_fpn_dcn",
+        "fasterrcnn_resnet50_fpn",
+        "fasterrcnn_resnet50_fpn_v2",
+        "fasterrcnn_mobilenet_v3_large_fpn",
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+    ] = "small"
     weights: str = "default"
     classes: tuple[str, ...] = ()
     tracker: Literal["learned", "regression", "farneback"] = "learned"
     tracking_first: bool = True  # off: what the detector finds in each frame by itself
     moves: bool = True  # every box says where it goes, for Seq-Track-NMS; frames then come one late
-    min_score: float | None = None  # of detections; None: the detector's own
+    min_score: float | None = None  # of detections; None: .03 for the paper's detectors, others have their own
+    nms_iou: float | None = None  # among detections of a class; None: .45 for the paper's detectors
     carry_score: float = 0.03  # boxes of a class score above it are tracked
     min_quality: float = 0.5  # least IoU that the tracker must expect of a box to keep it
     tracked_nms_iou: float = 0.7  # among tracked boxes; the surer stays
@@ -73,7 +85,7 @@ class Settings:
     batch_frames: int = 8  # frames that the detector sees at once
 
     def __post_init__(self) -> None:
-        for name in ("min_score", "carry_score", "min_quality", "tracked_nms_iou", "merge_iou"):
+        for name in ("min_score", "nms_iou", "carry_score", "min_quality", "tracked_nms_iou", "merge_iou"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"plug_and_play.{name} is {value}; it must be between 0 and 1")
@@ -94,9 +106,11 @@ def build(settings: Settings) -> Model:
     Raises FileNotFoundError where the weights are not, ValueError where they do not fit the detector or the tracker or
     nobody says what their classes are called.
     """
-    if not settings.classes:
-        raise ValueError("plug_and_play.classes is empty; give the names of the classes, in order")
-    return Model(settings, SmallTwoStage(len(settings.classes)), settings.classes).eval()
+    built = detectors.build(settings.detector, settings.weights, settings.classes, "plug-and-play-synthetic-v1")
+    model = Model(settings, built.detector, built.classes).eval()
+    if built.stored:
+        model.weights = weights.load_weights(model.network, built.stored, extras=model.extras)
+    return model
 
 
 class Model(nn.Module):
@@ -117,9 +131,18 @@ class Model(nn.Module):
         self.frames_after = int(settings.moves)  # where a box goes is known once the next frame is seen
         self.tracks = settings.moves or settings.tracking_first
         self.weights: weights.Report | None = None
+        self.per_object = settings.per_object or (16 if settings.detector == "small" else 128)
+        if settings.detector in PAPERS:
+            detector.limits = replace(detector.limits, min_score=MIN_SCORE, max_iou=NMS_IOU)
+        if settings.min_score is not None:
+            detector.limits = replace(detector.limits, min_score=settings.min_score)
+        if settings.nms_iou is not None:
+            detector.limits = replace(detector.limits, max_iou=settings.nms_iou)
         # Always there, whatever tracker is used, so that all files of weights have one form.
-        self.tracker = RegressionTracker(detector.pooled_channels, STRIDE, settings.tracker_channels or 16)
-        self.flow = Farneback()
+        inputs, stride = self.measured()
+        channels = settings.tracker_channels or (16 if settings.detector == "small" else 256)
+        self.tracker = RegressionTracker(inputs, stride, channels)
+        self.flow = Farneback(FLOW_SIDE)
         self.rules = Rules(
             min_score=settings.carry_score,
             min_quality=settings.min_quality,
@@ -143,7 +166,7 @@ class Model(nn.Module):
     def untrained(self) -> tuple[str, ...]:
         """The parts in use that no weights were loaded for."""
         used = self.tracks and self.settings.tracker == "learned"
-        return ("tracker",) if used and self.weights is None else ()
+        return ("tracker",) if used and (self.weights is None or "tracker" in self.weights.missing) else ()
 
     def train(self, mode: bool = True) -> Model:
         """As of any module, but what `settings.train` does not name stays frozen, its batch norms too (section 6.2)."""
@@ -201,13 +224,7 @@ class Model(nn.Module):
         with torch.no_grad():
             features = self.merged(self.detector.features(pairs))
         sampled = [
-            rois_and_goals(
-                clip[0],
-                clip[-1],
-                torch.default_generator,
-                self.settings.roi_iou,
-                self.settings.per_object or 16,
-            )
+            rois_and_goals(clip[0], clip[-1], torch.default_generator, self.settings.roi_iou, self.per_object)
             for clip in targets
         ]
         rois, goals = zip(*sampled, strict=True)
@@ -215,7 +232,15 @@ class Model(nn.Module):
 
     def merged(self, features: Features) -> Tensor:
         """The detector's features as the tracker wants them, (N, C, rows, columns)."""
-        return merge_levels([features[0]], at=0)
+        return merge_levels(*tracking_levels(self.detector, features))
+
+    @torch.no_grad()
+    def measured(self) -> tuple[int, int]:
+        """C of `merged` and its stride, by trying it."""
+        side = 64
+        self.detector.eval()
+        merged = self.merged(self.detector.features(torch.zeros((1, 3, side, side), dtype=torch.uint8)))
+        return merged.shape[1], side // merged.shape[-1]
 
     def look(self, frames: Tensor) -> Iterator[Look]:
         """uint8 (N, 3, H, W) -> for each frame what the detector makes of it, alone."""
@@ -265,6 +290,21 @@ class Model(nn.Module):
         """The detector's scores (K, C) of the classes of boxes (K, 4) of a frame."""
         (regions,) = self.detector.head(look.features, [boxes], look.size)
         return regions.logits.softmax(dim=1)[:, 1:]
+
+
+def tracking_levels(detector: TwoStage, features: Features) -> tuple[Features, int]:
+    """Those of the features that the tracker reads, finest first, and which of them gives the size to merge at.
+
+    Of a pyramid that is the middle three levels (appendix), P3 to P5, at P4; torchvision's small one has but two.
+    """
+    if isinstance(detector, PaperDetector):
+        return detector.tracking_levels(features), detector.tracking_level
+    if isinstance(detector, FasterRcnn):
+        maps = dict(zip(detector.map_names, features, strict=True))
+        network: Any = detector.network
+        names = [name for name in network.roi_heads.box_roi_pool.featmap_names if name in maps][-3:]
+        return tuple(maps[name] for name in names), len(names) - 2
+    return features, 0
 
 
 @dataclass(frozen=True)
