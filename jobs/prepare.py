@@ -64,7 +64,20 @@ def detection(recipe: Recipe, max_videos: int | None = None) -> Detection:
     from pipeline.detect import build  # torch takes seconds to import, and linking needs none
 
     videos = listed(recipe, recipe.catalog, recipe.source)[:max_videos]
-    return Detection(recipe, videos, build(recipe.model, recipe.model_settings))
+    model = build(recipe.model, recipe.model_settings)
+    check_trained(recipe, model)
+    return Detection(recipe, videos, model)
+
+
+def check_trained(recipe: Recipe, model: Any) -> None:
+    """Raises ValueError where a part that is used was never trained, unless random weights are asked for by name."""
+    given = recipe.model_settings.get("weights")
+    if model.untrained and given != "random":
+        raise ValueError(
+            f"model {recipe.model} uses {' and '.join(model.untrained)}, which its weights {given or 'default'!r} do "
+            "not hold: give weights that do with --set model.weights=FILE, train them with `trackloom train --model "
+            f"{recipe.model}`, or, where results do not matter, say --set model.weights=random"
+        )
 
 
 def listed(recipe: Recipe, name: str, source: str) -> list[VideoInfo]:

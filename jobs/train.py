@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from torch import nn
 
 from jobs import prepare
 from jobs.command import main
@@ -51,14 +52,89 @@ def small_synthetic() -> Training:
     )
 
 
-PARTS = {"model": "model_settings", "catalog": "catalog_settings", "validation": "validation"}
-RECIPES: dict[str, Callable[[], Training]] = {"small-synthetic": small_synthetic}
+def tracklet_rcnn_synthetic() -> Training:
+    """TCD on the small detector, both stages conditioned; on neighbouring frames (appendix A1).
+
+    trackloom train --recipe tracklet-rcnn-synthetic --local --half -o tracklet-rcnn-synthetic-v1.safetensors
+    """
+    return replace(
+        small_synthetic(),
+        name="tracklet-rcnn-synthetic",
+        model="tracklet_rcnn",
+        frames_per_clip=2,
+        batch_size=4,  # as many frames a step
+    )
+
+
+def detect_to_track_synthetic() -> Training:
+    """D&T on the small backbone; on neighbouring frames (section 5.2).
+
+    trackloom train --recipe detect-to-track-synthetic --local --half -o detect-to-track-synthetic-v1.safetensors
+    """
+    return replace(
+        tracklet_rcnn_synthetic(),
+        name="detect-to-track-synthetic",
+        model="detect_to_track",
+        model_settings={"backbone": "small"},
+        linker="tubes",
+    )
+
+
+def plug_and_play_synthetic_detector() -> Training:
+    """The small detector that PnP's tracker is plugged into, without it.
+
+    trackloom train --recipe plug-and-play-synthetic-detector --local --half -o detector.safetensors
+    """
+    return replace(
+        small_synthetic(),
+        name="plug-and-play-synthetic-detector",
+        model="plug_and_play",
+        model_settings={"detector": "small", "train": "detector", "tracking_first": False, "moves": False},
+        linker="seq_nms",
+    )
+
+
+def plug_and_play_synthetic_tracker() -> Training:
+    """PnP's tracker in the small detector, which stays as it is; on frames up to 9 apart, either way (section 6.2).
+
+    trackloom train --recipe plug-and-play-synthetic-tracker --set model.weights=detector.safetensors --local --half
+        -o plug-and-play-synthetic-v1.safetensors
+    """
+    return replace(
+        tracklet_rcnn_synthetic(),
+        name="plug-and-play-synthetic-tracker",
+        model="plug_and_play",
+        model_settings={
+            "detector": "small",
+            "train": "tracker",
+            "weights": "plug-and-play-synthetic-v1-detector",
+        },
+        linker="seq_nms",
+        linker_settings={"links": "moves"},
+        max_gap=9,
+        reverse=True,
+    )
+
+
+PARTS = {
+    "model": "model_settings",
+    "catalog": "catalog_settings",
+    "validation": "validation",
+    "linker": "linker_settings",
+}
+RECIPES: dict[str, Callable[[], Training]] = {
+    "small-synthetic": small_synthetic,
+    "tracklet-rcnn-synthetic": tracklet_rcnn_synthetic,
+    "detect-to-track-synthetic": detect_to_track_synthetic,
+    "plug-and-play-synthetic-detector": plug_and_play_synthetic_detector,
+    "plug-and-play-synthetic-tracker": plug_and_play_synthetic_tracker,
+}
 
 Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="A setting of the training, or (model.NAME, catalog.NAME) of its parts; may be repeated.",
+        help="A setting of the training, or (model.NAME, catalog.NAME ...) of its parts; may be repeated.",
         metavar="learning_rate=0.001",
     ),
 ]
@@ -92,13 +168,15 @@ def train(
         raise ValueError(f"--output is {output}; weights are written as .safetensors")
     if local:
         prepare.check_gpu(gpu)
+    if chosen.validation is not None:
+        prepare.check_model_and_linker(scored_by(chosen, output))
     material = labelled(chosen.catalog, chosen.source, chosen.catalog_settings)
     model_ = training.build(chosen, material.classes)  # whatever is wrong with it is said before any work
     boxes = sum(len(table) for table in material.truth)
     parameters = sum(parameter.numel() for parameter in model_.parameters())
     print(
         f"{len(material.videos)} videos, {boxes:,} boxes of {len(material.classes)} classes -> {output}: "
-        f"{parameters:,} parameters, {chosen.steps} steps of {chosen.batch_size} frames",
+        f"{parameters:,} parameters, {steps_of(chosen)}",
         file=sys.stderr,
     )
     start = time.perf_counter()
@@ -119,7 +197,14 @@ def train(
         "versions": versions(),
     }
     metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
-    write_weights(output, fitted.model.network, metadata, torch.float16 if half else torch.float32)  # type: ignore[arg-type]
+    network: Any = fitted.model
+    write_weights(
+        output,
+        network.network,
+        metadata,
+        torch.float16 if half else torch.float32,
+        extras=taught(network, model_),
+    )
     scores = validate(chosen, output) if chosen.validation is not None else {}
     output.with_suffix(".md").write_text(card(output, chosen, fitted, facts, scores))
     shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
@@ -157,17 +242,47 @@ def training_of(name: str | None, given: Sequence[str], **changes: Any) -> Train
     return replace(checked(Training, values, "training"), **mappings)
 
 
-def validate(chosen: Training, weights: Path) -> dict[str, float]:
-    """Runs the main job with the written weights on the validation videos, and scores it."""
-    recipe = Recipe(
+def taught(model: Any, before: Any) -> dict[str, nn.Module]:
+    """Those extras of a trained model that it learned something in, or its weights held; before: the model untrained.
+
+    The others are left out of the file, so that nobody takes what nothing has trained for what was.
+    """
+    held = before.extras.keys() - before.weights.missing if before.weights else set()
+
+    def learned(name: str) -> bool:
+        pairs = zip(model.extras[name].parameters(), before.extras[name].parameters(), strict=True)
+        return any(not torch.equal(now.cpu(), then.cpu()) for now, then in pairs)
+
+    return {name: extra for name, extra in model.extras.items() if name in held or learned(name)}
+
+
+def steps_of(chosen: Training) -> str:
+    """How long a training is, in words."""
+    shown = "frames" if chosen.frames_per_clip == 1 else "pairs of frames"
+    return f"{chosen.steps} steps of {chosen.batch_size} {shown}"
+
+
+def scored_by(chosen: Training, weights: Path) -> Recipe:
+    """The run of the main job that scores the written weights on the validation videos."""
+    return Recipe(
         catalog=chosen.catalog,
         source=chosen.source,
         catalog_settings=chosen.validation or {},
         model=chosen.model,
         model_settings={**chosen.model_settings, "weights": str(weights)},
-        linker="keep",
+        linker=chosen.linker,
+        linker_settings=chosen.linker_settings,
     )
-    job = prepare.detection(recipe)
+
+
+def validate(chosen: Training, weights: Path) -> dict[str, float]:
+    """Runs the main job with the written weights on the validation videos, and scores it; {} where it cannot run."""
+    recipe = scored_by(chosen, weights)
+    try:
+        job = prepare.detection(recipe)
+    except ValueError as error:  # a part that runs would use, and that this training left alone
+        print(f"{weights} is not scored: {error}", file=sys.stderr)
+        return {}
     with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:
         run = Run(folder).claim(job.identity(OF_DETECTION), job.model.classes)
         flow.detect(run, recipe, job.videos, job.model, Local(), flow.Workers(fuse=True), quiet)
@@ -202,13 +317,13 @@ def card(output: Path, chosen: Training, fitted: Fitted, facts: dict[str, Any], 
         "",
         f"- made by: `{facts['command']}` at commit {facts['commit'] or 'unknown'}",
         f"- data: digest {facts['data']}",
-        f"- {chosen.steps} steps of {chosen.batch_size} frames, seed {chosen.seed}, "
+        f"- {steps_of(chosen)}, seed {chosen.seed}, "
         f"{facts['cpu_minutes']} CPU-minutes, {output.stat().st_size / 1e6:.1f} MB",
         "- loss, mean of the last hundred steps: " + ", ".join(f"{k} {v:.3f}" for k, v in fitted.losses.items()),
     ]
     if scores:
         lines += [
-            f"- on {plain(chosen.validation)}, whole videos, the model's own ids: "
+            f"- on {plain(chosen.validation)}, whole videos, linker `{chosen.linker}` {plain(chosen.linker_settings)}: "
             + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         ]
     return "\n".join(lines) + "\n"

@@ -34,7 +34,8 @@ Progress = Callable[[int, dict[str, float], float], None]
 class Training:
     """What to train, on what, and how: frozen plain values, as a `Recipe` is.
 
-    validation: settings of the catalog for the videos that the result is scored on, None for no score.
+    validation: settings of the catalog for the videos that the result is scored on, None for no score; linker: what
+    makes tracks for that.
     batch_size: clips a step, over all workers. frames_per_clip: 1, single frames, or 2, pairs of one video that lie
     min_gap to max_gap frames apart; reverse: gives pairs backward at random.
     The learning rate rises over `warmup` steps and falls to nothing by a cosine. average: share of the old weights in
@@ -50,6 +51,8 @@ class Training:
     source: str = ""
     catalog_settings: Mapping[str, Any] = field(default_factory=dict)
     validation: Mapping[str, Any] | None = None
+    linker: str = "keep"
+    linker_settings: Mapping[str, Any] = field(default_factory=dict)
     steps: int = 5000
     batch_size: int = 8
     frames_per_clip: int = 1

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from catalogs.synthetic import CLASSES
+from jobs import prepare
 from jobs.train import RECIPES, train, training_of
 from models import smot
 from models.parts.weights import read_weights
+from pipeline import training
+from pipeline.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +66,73 @@ def test_settings_change_a_recipe() -> None:
     assert other.validation is None
 
 
+def shortly(recipe: str, output: Path, *settings: str) -> dict[str, Tensor]:
+    """The tensors that a named training writes, cut down to two steps on one video and scored on another."""
+    few = ["catalog.num_videos=1", "validation.num_videos=1", "batch_size=2", *settings]
+    assert train([str(output.parent)], output=output, recipe=recipe, settings=few, steps=2, local=True) == 0
+    return read_weights(str(output)).tensors
+
+
+@pytest.mark.parametrize("recipe", ["tracklet-rcnn-synthetic", "detect-to-track-synthetic"])
+def test_what_learns_on_pairs_is_written_whole_and_scored(recipe: str, tmp_path: Path) -> None:
+    chosen = training_of(recipe, [])
+    tensors = shortly(recipe, tmp_path / "w.safetensors")
+    (extra,) = training.build(chosen, CLASSES).extras  # type: ignore[misc]
+    assert any(name.startswith(f"{extra}.") for name in tensors)
+    card = (tmp_path / "w.md").read_text()
+    assert "2 steps of 2 pairs of frames" in card
+    assert f"linker `{chosen.linker}`" in card
+    assert "mAP 0." in card
+
+
+def test_the_tracker_is_taught_in_a_detector_that_stays_as_it_is(tmp_path: Path) -> None:
+    """What the first training leaves alone is not in its file, and runs that would use it are refused."""
+    first, second = tmp_path / "detector.safetensors", tmp_path / "both.safetensors"
+    detector = shortly("plug-and-play-synthetic-detector", first)
+    assert not any(name.startswith("tracker.") for name in detector)
+    assert "mAP 0." in first.with_suffix(".md").read_text()
+    recipe = Recipe(
+        catalog="synthetic", source=str(tmp_path), catalog_settings={"num_videos": 1}, model="plug_and_play"
+    )
+    use = {"weights": str(first), "classes": CLASSES}
+    with pytest.raises(
+        ValueError, match=r"model plug_and_play uses tracker, which its weights '.*detector\.safetensors'"
+    ):
+        prepare.detection(replace(recipe, model_settings=use))
+    prepare.detection(replace(recipe, model_settings={**use, "tracker": "regression"}))
+    prepare.detection(replace(recipe, model_settings={**use, "weights": "random"}))
+
+    both = shortly("plug-and-play-synthetic-tracker", second, f"model.weights={first}")
+    assert any(name.startswith("tracker.") for name in both)
+    assert all(torch.equal(tensor, both[name]) for name, tensor in detector.items())
+    prepare.detection(replace(recipe, model_settings={"weights": str(second)}))
+
+
+def test_d_alone_is_what_d_and_t_begins_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of single frames the track branch learns nothing: it is left out, and not scored."""
+    first, second = tmp_path / "d.safetensors", tmp_path / "dt.safetensors"
+    detector = shortly("detect-to-track-synthetic", first, "frames_per_clip=1")
+    assert not any(name.startswith("track_branch.") for name in detector)
+    assert "d.safetensors is not scored: model detect_to_track uses track_branch" in capsys.readouterr().err
+    assert "mAP" not in first.with_suffix(".md").read_text()
+    both = shortly("detect-to-track-synthetic", second, f"model.weights={first}")
+    assert any(name.startswith("track_branch.") for name in both)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_named_training_says_how_it_is_started(name: str) -> None:
+    assert f"trackloom train --recipe {name} " in str(RECIPES[name].__doc__)
+    assert training_of(name, []).name == name
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"recipe": "small-syntetic"}, r"unknown training 'small-syntetic' \(did you mean 'small-synthetic'\?\)"),
         ({"settings": ["stepz=3"]}, r"training has no setting 'stepz' \(did you mean 'steps'\?\)"),
-        ({"settings": ["linker.x=3"]}, r"--set 'linker.x=3' is no setting"),
+        ({"settings": ["refine.x=3"]}, r"--set 'refine.x=3' is no setting"),
+        ({"recipe": "small-synthetic", "settings": ["linker.x=3"]}, r"linker keep has no setting 'x'"),
+        ({"recipe": "small-synthetic", "settings": ["linker=deepsort"]}, r"linker deepsort needs embeddings"),
         ({"settings": ["steps=many"]}, r"training.steps is 'many'; it must be a whole number"),
         ({"output": Path("weights.pth")}, r"--output is weights.pth; weights are written as .safetensors"),
         ({"catalog": "sintetic"}, r"unknown catalog 'sintetic' \(did you mean 'synthetic'\?\)"),
