@@ -162,10 +162,11 @@ def _name_today(name: str) -> str:
 
 def _fetch(name: str, url: str) -> Path:
     """The file that a published name stands for, downloaded once; its hash is checked where its name has one."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    file = url.rpartition("/")[2]
+    digest = re.search(r"-([0-9a-f]{8,})\.", file)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / (file if digest else f"{name}-{file}")  # many are "model.*"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
         try:
             torch.hub.download_url_to_file(url, str(path), digest and digest[1], progress=False)
         except OSError as error:

@@ -140,3 +140,16 @@ def test_all_have_published_weights() -> None:
     assert "resnext101_32x4d.gluon_in1k" in found["resnext101_32x4d"]
     assert "inception_v4.tf_in1k" in found["inception_v4"]
     assert backbones.published_by_timm("hrnet_w32").keys() >= {"hrnet_w32.ms_in1k"}
+
+
+def test_published_files_of_one_name_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timm's are all called model.safetensors."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    urls = {}
+    for name, value in (("one.in1k", 1.0), ("two.in1k", 2.0)):
+        (tmp_path / name).mkdir()
+        torch.save({"0.weight": torch.full((4, 3, 1, 1), value)}, tmp_path / name / "model.pth")
+        urls[name] = (tmp_path / name / "model.pth").as_uri()
+    for name, value in (("one.in1k", 1.0), ("two.in1k", 2.0), ("one.in1k", 1.0)):
+        network = begun(nn.Sequential(nn.Conv2d(3, 4, 1, bias=False)), name, urls, ())
+        assert (network.state_dict()["0.weight"] == value).all()
