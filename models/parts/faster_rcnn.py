@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import detection
-from torchvision.ops import MultiScaleRoIAlign
 
 from models.parts import region_losses, region_proposals
 from models.parts.box_deltas import BoxDeltas
@@ -95,9 +94,9 @@ class FasterRcnn(TwoStage):
     def head(self, features: Features, boxes: Sequence[Tensor], size: tuple[int, int]) -> list[Regions]:
         counts = [len(of_frame) for of_frame in boxes]
         heads = self._network.roi_heads
+        # Torchvision's pooling settles the scales of its maps by the first frame that it sees, and rounds them: by a
+        # padded one they are exact.
         padded = (size[0] + -size[0] % self.multiple, size[1] + -size[1] % self.multiple)
-        if isinstance(heads.box_roi_pool, MultiScaleRoIAlign):
-            heads.box_roi_pool.scales = None  # else they stay those of the first frame that it ever saw
         maps = dict(zip(self.map_names, features, strict=True))
         pooled = heads.box_roi_pool(maps, list(boxes), [padded] * len(boxes))  # of all frames' regions: (R, D, k, k)
         embeddings = heads.box_head(pooled)  # (R, E)
