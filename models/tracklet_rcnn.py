@@ -11,8 +11,8 @@ Where the paper is silent:
 - A box starts a tracklet only if it is an object to `start_score`; see `parts.tracklets.update`.
 - Algorithm 1 has no P_tr; here it is the plain mean (beta 1), which is also RescoreBox.
 - PropagateBox moves what was in the last frame, and copies P_tr (section 2.5). A box that looks like its tracklet, as
-  background may, would be copied for ever; so it ends `propagate_frames` after the detector's last box, which is how
-  far the implementation that the paper follows looks to each side.
+  background may, would be copied for ever; so it ends `propagate_frames` after the last box that was not a copy, which
+  is how far the implementation that the paper follows looks to each side.
 """
 
 from __future__ import annotations
