@@ -256,8 +256,8 @@ class _Losses(nn.Module):
         losses: dict[str, Tensor] = self.model.losses(clips, targets)  # type: ignore[operator]
         if any(loss.requires_grad for loss in losses.values()):
             return losses
-        # Nothing to learn from here is a gradient of 0, which the other workers wait for.
-        nothing = torch.stack([0 * p.sum() for p in self.parameters() if p.requires_grad]).sum()
+        # Nothing to learn from here: a gradient of 0 for one parameter, so that the other workers do not wait for ever.
+        nothing = 0 * next(p for p in self.parameters() if p.requires_grad).sum()
         return {name: loss + nothing for name, loss in losses.items()}
 
 

@@ -179,11 +179,11 @@ def one_process() -> Iterator[None]:
 @pytest.mark.parametrize("teaches", [True, False])
 @pytest.mark.usefixtures("one_process")
 def test_what_is_frozen_stays_and_a_batch_may_teach_nothing(frames: Frames, world: int, teaches: bool) -> None:
-    chosen = replace(SHORT, average=0, weight_decay=0, learning_rate=0.1)
+    chosen = replace(SHORT, average=0, weight_decay=0.01, learning_rate=0.1)
     found = fit(chosen, Halves(teaches), frames, world=world).model.state_dict()
     assert (found["frozen"] == 1).all()
     assert (found["unused"] == 1).all()
-    assert (found["learned"] < 1).all() if teaches else (found["learned"] == 1).all()
+    assert (found["learned"] < 0.9).all() if teaches else (found["learned"] > 0.99).all()
 
 
 def test_a_network_with_nothing_to_learn_is_refused(frames: Frames) -> None:
