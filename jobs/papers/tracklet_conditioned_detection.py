@@ -20,9 +20,9 @@ TITLE = "Integrated Object Detection and Tracking with Tracklet-Conditioned Dete
 LATE: dict[str, Any] = {"condition": "none", "propagate": "raft_small", "rescore": True}
 DEFORMABLE: dict[str, Any] = {"deformable": True}
 # FGFA's own range of frames, of which the later half has not been seen yet.
-AGGREGATED: dict[str, Any] = {**DEFORMABLE, "aggregate": 10}
+AGGREGATED: dict[str, Any] = {**DEFORMABLE, "aggregate": 10, "aggregate_flow": "raft_small"}
 # Appendix A1.
-MOT15: dict[str, Any] = {"num_proposals": 2000, "nms_iou": 0.5, "min_score": 0.95, "start_score": 0.95, "max_age": 10}
+MOT15: dict[str, Any] = {"benchmark": "mot15", "min_score": 0.95, "start_score": 0.95, "max_age": 10}
 
 
 def rows() -> list[Row]:
@@ -200,8 +200,8 @@ def mot15() -> Configuration:
         linker="keep",
         linker_settings={"min_length": 10},
     )
-    # 2000 proposals are more than the small network has anchors.
-    return Configuration(recipe, {**small_network(), "num_proposals": None})
+    # Of the benchmark's sizes the small network can have one: how near two boxes may be.
+    return Configuration(recipe, {**small_network(), "benchmark": "vid", "nms_iou": 0.5})
 
 
 def configuration(name: str, trained: str = "", **settings: Any) -> Configuration:
@@ -214,9 +214,8 @@ def configuration(name: str, trained: str = "", **settings: Any) -> Configuratio
         model_settings={"detector": "resnet101", "weights": f"tracklet-rcnn-resnet101-vid{ending}", **settings},
         linker="keep",
     )
-    return Configuration(
-        recipe, small_network(ending) | ({"propagate": "farneback"} if "propagate" in settings else {})
-    )
+    flows = {name: "farneback" for name, value in settings.items() if value == "raft_small"}
+    return Configuration(recipe, small_network(ending) | flows)
 
 
 def small_network(ending: str = "") -> dict[str, Any]:

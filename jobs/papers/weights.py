@@ -58,7 +58,7 @@ def known() -> dict[str, Weights]:
 
 def tracklet_rcnn() -> list[Weights]:
     """TCD's: one network for most rows, others for what Tables 2 and 4 train anew, and for MOT15."""
-    pairs = {"frames_per_clip": "2"}
+    resnet = {"model.detector": "resnet101", "model.backbone_weights": "IMAGENET1K_V1", "frames_per_clip": "2"}
     variants: dict[str, tuple[str, dict[str, str]]] = {
         "": ("", {}),
         "-shared-2fc": (", embeddings by a last layer of their own", {"model.embedding": "shared_2fc"}),
@@ -68,12 +68,12 @@ def tracklet_rcnn() -> list[Weights]:
     }
     found = []
     for ending, (text, settings) in variants.items():
-        resnet = {"model.detector": "resnet101", **settings, **pairs}
+        flow = {"model.aggregate_flow": "raft_small"} if "model.aggregate" in settings else {}
         found += [
             Weights(
                 f"tracklet-rcnn-resnet101-vid{ending}",
                 f"TCD on ResNet-101{text}, ImageNet VID and DET",
-                _on_vid("tracklet_rcnn", resnet),
+                _on_vid("tracklet_rcnn", {**resnet, **settings, **flow}),
                 "appendix A1",
             ),
             Weights(
@@ -82,7 +82,7 @@ def tracklet_rcnn() -> list[Weights]:
                 _on_synthetic("tracklet-rcnn-synthetic", settings),
             ),
         ]
-    mot = {"model.detector": "resnet101", **pairs}
+    mot = {**resnet, "model.benchmark": "mot15"}
     return [
         *found,
         Weights(
@@ -97,20 +97,21 @@ def tracklet_rcnn() -> list[Weights]:
 def detect_to_track() -> list[Weights]:
     """D&T's: for each backbone D, and D&T, which begins with D."""
     bodies = {
-        "resnet50": "ResNet-50",
-        "resnet101": "ResNet-101",
-        "resnext101-32x4d": "ResNeXt-101-32x4d",
-        "inception-v4": "Inception-v4",
+        "resnet50": ("ResNet-50", "IMAGENET1K_V1"),
+        "resnet101": ("ResNet-101", "IMAGENET1K_V1"),
+        "resnext101-32x4d": ("ResNeXt-101-32x4d", "resnext101_32x4d.gluon_in1k"),
+        "inception-v4": ("Inception-v4", "inception_v4.tf_in1k"),
     }
     found = []
-    for name, text in bodies.items():
+    for name, (text, on_imagenet) in bodies.items():
         backbone = {"model.backbone": name.replace("-", "_")}
+        alone = {"model.backbone_weights": on_imagenet, "model.track": "false"}
         vid = f"detect-to-track-{name}-vid"
         found += [
             Weights(
                 f"{vid}-detector",
                 f"D (R-FCN) on {text}, ImageNet VID and DET",
-                _on_vid("detect_to_track", backbone),
+                _on_vid("detect_to_track", {**backbone, **alone}),
                 "section 5.2",
             ),
             Weights(
@@ -128,7 +129,7 @@ def detect_to_track() -> list[Weights]:
         Weights(
             f"{small}-detector",
             "the small D (R-FCN), synthetic-v1",
-            _on_synthetic(training, {"frames_per_clip": "1"}),
+            _on_synthetic(training, {"model.track": "false", "frames_per_clip": "1"}),
         ),
     ]
 
@@ -139,12 +140,13 @@ def plug_and_play() -> list[Weights]:
     found = []
     for name, text in detectors.items():
         network, vid = {"model.detector": name.replace("-", "_")}, f"plug-and-play-{name}-vid"
+        alone = {"model.tracking_first": "false", "model.moves": "false"}
         pairs = {"model.train": "tracker", "frames_per_clip": "2", "max_gap": "9", "reverse": "true"}
         found += [
             Weights(
                 f"{vid}-detector",
                 f"Faster R-CNN on {text}, ImageNet VID and DET",
-                _on_vid("plug_and_play", network),
+                _on_vid("plug_and_play", {**network, **alone}),
                 "section 6.2",
             ),
             Weights(
