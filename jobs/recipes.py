@@ -83,12 +83,13 @@ def check_weights(recipe: Recipe) -> None:
     if needed is None or needed.are_here:
         return
     small = f"{recipe.name}-small"
-    instead = f", or run {small}" if small in names() and weights.can_run(load(small)) else ""
+    instead = small in names() and weights.can_run(load(small))
     trained = f", trained as in the paper's {needed.schedule}" if needed.schedule else ""
     how = "`trackloom recipes --json` says how" if needed.schedule else needed.command
     raise ValueError(
         f"recipe {recipe.name} needs the weights {needed.name} ({needed.what}{trained}), and they are not here; "
-        f"give a file with --set model.weights=FILE, train them ({how}){instead}"
+        "give a file with --set model.weights=FILE"
+        + (f", train them ({how}), or run {small}" if instead else f", or train them ({how})")
     )
 
 
