@@ -3,10 +3,12 @@
     trackloom benchmark linkers [--json]
     trackloom benchmark metrics --data DATA [--json] [--slow-peers]
     trackloom benchmark real-detections --data DATA [--json]
+    trackloom benchmark models [--json]
 
 Figures are CPU time on synthetic input of the stated size, without compilation and imports: ours the median of three
 rounds, a peer's of one after a first, and AP at ImageNet VID's size of one in a fresh process. Ratio is the peer's over
-ours. The peers: pip install -e '.[peers]'; without one its row is empty and the exit code is 1.
+ours; `models` sets each network beside its own detector alone, and has no peers.
+The peers: pip install -e '.[peers]'; without one its row is empty and the exit code is 1.
 DATA is a folder of real data: imagenet_vid/, mot15/ and kitti/ in the layouts of their catalogs.
 """
 
@@ -26,7 +28,8 @@ from jobs.benchmark_rows import Row
 from jobs.command import main
 from pipeline.config import did_you_mean
 
-WANTED = {"linkers": "", "metrics": "imagenet_vid/", "real-detections": "mot15/ and kitti/"}  # what DATA must hold
+# what DATA must hold
+WANTED = {"linkers": "", "metrics": "imagenet_vid/", "real-detections": "mot15/ and kitti/", "models": ""}
 
 
 def benchmark(
@@ -36,7 +39,7 @@ def benchmark(
     slow_peers: Annotated[bool, typer.Option("--slow-peers", help="Also peers that take minutes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
 ) -> int:
-    """Measure the linkers, the metrics, or the quality of tracking on real detections, beside other programs."""
+    """Measure the linkers, the metrics or the networks, or how well real detections are tracked, beside others."""
     if what not in WANTED:
         raise ValueError(f"unknown benchmark {what!r}{did_you_mean(what, WANTED)}; available: {', '.join(WANTED)}")
     if WANTED[what] and not os.path.isdir(data):
