@@ -16,7 +16,9 @@ from models.parts.backbones import ARCHITECTURES, InceptionV4, begun, build, pub
 STRIDES = {"conv3": 8, "conv4": 16, "conv5": 16}
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "resnet101")) for name in ARCHITECTURES]
+)
 def test_maps_have_the_strides_that_the_papers_give_them_and_cell_i_lies_at_i_strides(name: str) -> None:
     """Kernels made their own mirror images: the mirrored frame, whose last column is a multiple of 16, gives the
     mirrored maps only where no layer looks to one side."""
@@ -80,7 +82,7 @@ def test_inception_dilated_is_at_every_other_cell_inception_not_dilated() -> Non
     torch.testing.assert_close(ours_["conv5"][..., ::2, ::2], wanted["conv5"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["resnext101_32x4d", "inception_v4"])
+@pytest.mark.parametrize("name", [pytest.param("resnext101_32x4d", marks=pytest.mark.slow), "inception_v4"])
 def test_what_timm_calls_a_networks_tensors_is_what_it_is_here(name: str, tmp_path: Path) -> None:
     torch.manual_seed(3)
     torch.save(timm.create_model(name).state_dict(), tmp_path / "imagenet.pth")

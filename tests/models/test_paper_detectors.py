@@ -136,6 +136,7 @@ def test_hrnets_resolutions_become_the_one_map_of_both_stages_and_those_of_the_t
     assert regions.deltas.shape == (3, 3, 4)
 
 
+@pytest.mark.slow
 def test_hrnet_takes_weights_of_imagenet_without_their_classifier(hrnet: PaperDetector, tmp_path: Path) -> None:
     stored = timm.create_model("hrnet_w32").state_dict()
     torch.save(stored, tmp_path / "hrnet.pth")
