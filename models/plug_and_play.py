@@ -295,7 +295,8 @@ class Model(nn.Module):
 def tracking_levels(detector: TwoStage, features: Features) -> tuple[Features, int]:
     """Those of the features that the tracker reads, finest first, and which of them gives the size to merge at.
 
-    Of a pyramid that is the middle three levels (appendix), P3 to P5, at P4; torchvision's small one has but two.
+    Of a pyramid that is the middle three levels (appendix), P3 to P5, at P4; torchvision's small one has but two. Of
+    the small detector it is all that there are, at the coarsest.
     """
     if isinstance(detector, PaperDetector):
         return detector.tracking_levels(features), detector.tracking_level
@@ -304,7 +305,7 @@ def tracking_levels(detector: TwoStage, features: Features) -> tuple[Features, i
         network: Any = detector.network
         names = [name for name in network.roi_heads.box_roi_pool.featmap_names if name in maps][-3:]
         return tuple(maps[name] for name in names), len(names) - 2
-    return features, 0
+    return features, len(features) - 1
 
 
 @dataclass(frozen=True)

@@ -315,39 +315,6 @@ def untrained_backbone() -> nn.Module:
     return nn.Sequential(*halves[0], *halves[1])
 
 
-class Both(nn.Module):
-    """A detector and a tracker beside it, as a model would have them."""
-
-    def __init__(self, frozen: bool) -> None:
-        super().__init__()
-        self.frozen = frozen
-        self.detector = untrained_backbone()
-        self.tracker = RegressionTracker(16, STRIDE, channels=8)
-
-    def train(self, mode: bool = True) -> Both:
-        super().train(mode)
-        if self.frozen:
-            freeze(self.detector)
-        return self
-
-
-@pytest.mark.parametrize("frozen", [True, False])
-def test_training_the_tracker_leaves_a_frozen_detector_as_it_was(frozen: bool) -> None:
-    model = Both(frozen).train()
-    before = copy.deepcopy(model.state_dict())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    frames = torch.rand(2, 3, *SIZE, generator=seeded())
-    box = [boxes([10, 10, 30, 30])]
-    features = model.detector(frames)
-    losses = model.tracker.losses(features[:1], features[1:], box, [box[0] + 3], SIZE)
-    sum(losses.values(), start=torch.zeros(())).backward()
-    optimizer.step()
-    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert any(name.startswith("tracker.") for name in moved)
-    assert any(name.startswith("detector.") for name in moved) is not frozen
-    assert any("running_mean" in name for name in moved if name.startswith("detector.")) is not frozen
-
-
 def moving_square(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Two frames (3, 96, 96) in which a textured square moves by up to 8 px each way, and its boxes (1, 4)."""
     ground = F.interpolate(torch.rand(1, 3, 12, 12, generator=generator), (96, 96), mode="bilinear")[0] / 2 + 0.25
