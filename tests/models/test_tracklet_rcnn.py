@@ -489,7 +489,7 @@ def test_aggregation_learns_from_detection_and_fc7_has_nothing_to_learn() -> Non
 
 
 def whole(index: int, num_frames: int) -> tuple[Tensor, list[dict[str, Tensor]], pa.Table]:
-    """The first frames of a training video: pixels, targets that also say who is in a burst, and the truth."""
+    """The first frames of a training video: grey pixels, targets that also say who is in a burst, and the truth."""
     frames, table = synthetic.render("train", index)
     table = table.filter(pc.less(table["frame_index"], num_frames))
     targets = []
@@ -497,7 +497,8 @@ def whole(index: int, num_frames: int) -> tuple[Tensor, list[dict[str, Tensor]],
         rows = table.filter(pc.equal(table["frame_index"], number))
         burst = torch.tensor(["burst" in flags for flags in rows["flags"].to_pylist()], dtype=torch.bool)
         targets.append(target_of(rows, synthetic.CLASSES, np.ones(4, np.float32)) | {"burst": burst})
-    return torch.from_numpy(frames[:num_frames]).permute(0, 3, 1, 2).contiguous(), targets, table
+    grey = torch.from_numpy(frames[:num_frames]).float().mean(dim=3).round().byte()  # colours say who, not what
+    return grey[:, None].expand(-1, 3, -1, -1).contiguous(), targets, table
 
 
 def mean_precision(model: Model, clips: Sequence[Tensor], truth: pa.Table) -> float:
@@ -513,11 +514,17 @@ def mean_precision(model: Model, clips: Sequence[Tensor], truth: pa.Table) -> fl
     return scoring.values(scoring.combine([scores]))[None, None]["mAP"]
 
 
+STEPS = 200
+
+
+@pytest.mark.slow
 def test_conditioning_tells_what_a_burst_hides() -> None:
     """Learned on two videos, in whose bursts the class is random: over many videos it cannot be told there.
 
-    2026-11-21: mAP of what is in a burst .58 without conditioning, .84 with it; of all boxes .94 and .91, for scores
-    near 1 no longer tell which of two boxes lies better; with alpha .5 .94 and .96.
+    Without colours, since an object's colour would tell its class where only two videos are known.
+
+    2026-11-21, with seeds 0 and 1: mAP of what is in a burst .772 and .743 without conditioning, .889 and .859 with it;
+    of all boxes .984 and .952, and .992 and .956. With half the steps or fewer all of this depends on the seed.
     """
     torch.set_num_threads(1)
     clips, targets, tables = zip(*(whole(index, 20) for index in (3, 6)), strict=True)
@@ -532,9 +539,9 @@ def test_conditioning_tells_what_a_burst_hides() -> None:
     random = torch.Generator().manual_seed(0)
     model = network("both").train()
     optimizer = torch.optim.AdamW(model.parameters(), 6e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=100, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=STEPS, pct_start=0.1)
     pairs = [(clip, first) for clip in range(2) for first in range(19)]
-    for _ in range(100):
+    for _ in range(STEPS):
         chosen = [pairs[index] for index in torch.randperm(len(pairs), generator=random)[:4].tolist()]
         taught = []
         for clip, first in chosen:
@@ -560,4 +567,4 @@ def test_conditioning_tells_what_a_burst_hides() -> None:
         same.load_state_dict(model.state_dict())
         scores[condition] = mean_precision(same, clips, hidden), mean_precision(same, clips, truth)
     assert scores["none"][1] > 0.85, scores  # it has learned these videos
-    assert scores["both"][0] > scores["none"][0] + 0.1, scores
+    assert scores["both"][0] > scores["none"][0] + 0.04, scores
