@@ -1,10 +1,12 @@
 """A small two-stage detector: what trains on a CPU in minutes and runs in milliseconds.
 
 Faster R-CNN (Ren et al., 2015) at the size of `small_detector`: the same body, its pyramid merged into one map of
-stride 8, one objectness an anchor, RoIAlign, two fully connected layers, one of C + 1 classes and one box for all of
-them. What differs from the paper: nothing is sampled, so nothing is random; all anchors and regions teach, for they are
-few, or the hardest regions (OHEM). Losses are those of `small_detector`, focal for objectness, GIoU for boxes, summed
-by the number that find a box.
+stride 8 for the anchors and one of stride 4 for RoIAlign, one objectness an anchor, two fully connected layers, one of
+C + 1 classes and one box for all of them. What differs from the paper: regions are pooled from a finer map than anchors
+look at, for the patterns that tell classes apart are finer than boxes (classes come sooner), while the coarse map in it
+sees beyond the region (boxes come out better); nothing is sampled, so nothing is random; all anchors and regions teach,
+for they are few, or the hardest regions (OHEM). Losses are those of `small_detector`, focal for objectness, GIoU for
+boxes, summed by the number that find a box.
 
 Legend: N frames, A anchors, R regions of one frame, C foreground classes, D channels, E embedding, h x w cells.
 """
@@ -33,10 +35,10 @@ from models.parts.small_detector import (
 )
 from models.parts.two_stage import Dense, Features, Limits, Regions, TwoStage
 
-STRIDE, COARSEST = 8, 16
+FINE, STRIDE, COARSEST = 4, 8, 16  # px a cell: of what regions are pooled from, what anchors look at, the padding
 ANCHOR_SIDES = (24.0, 40.0)  # px, each at every aspect of `small_detector`
-POOLED = 4  # cells of a region's side: objects of some 33 px are 4 cells of the features wide
-SAMPLES = 2  # of RoIAlign in a cell, along each axis
+POOLED = 4  # cells of a region's side
+SAMPLES = 2  # of RoIAlign in a cell, along each axis: objects of some 33 px are 8 cells of the fine map wide
 # 16 proposals find as much as 100 on synthetic-v1 (mAP within .01).
 LIMITS = Limits(per_level=256, num_proposals=32, min_score=0.02)
 TRAINING_PROPOSALS = 16  # of a frame, besides its true boxes
@@ -71,11 +73,11 @@ class SmallTwoStage(TwoStage):
         self.body = nn.Sequential(
             convolution(3, widths[0], 2),
             Residual(widths[0], widths[0], 1),
-            Residual(widths[0], widths[1], 2),
+            Residual(widths[0], widths[1], 2),  # stride 4
             Residual(widths[1], widths[2], 2),  # stride 8
         )
         self.coarse = Residual(widths[2], widths[3], 2)  # stride 16
-        self.lateral = nn.ModuleList([nn.Conv2d(width, channels, 1) for width in widths[2:]])
+        self.lateral = nn.ModuleList([nn.Conv2d(width, channels, 1) for width in widths[1:]])
         self.smooth = convolution(channels, channels, 1)
         self.tower = convolution(channels, channels, 1)
         self.objectness = nn.Conv2d(channels, self.per_cell, 1)
@@ -95,17 +97,18 @@ class SmallTwoStage(TwoStage):
         return self
 
     def features(self, frames: Tensor) -> Features:
-        """uint8 (N, 3, H, W) -> (N, D, h, w) at stride 8, of frames padded to a multiple of 16."""
+        """uint8 (N, 3, H, W), padded to multiples of 16 -> (N, D, 2h, 2w) at stride 4 and (N, D, h, w) at stride 8."""
         height, width = frames.shape[-2:]
         x = (frames.float() / 255 - 0.45) / 0.225
         x = F.pad(x, (0, -width % COARSEST, 0, -height % COARSEST))
-        fine = self.body(x.contiguous(memory_format=torch.channels_last))
-        top = self.lateral[1](self.coarse(fine))
-        return (self.smooth(self.lateral[0](fine) + F.interpolate(top, scale_factor=2.0, mode="nearest")),)
+        fine = self.body[:-1](x.contiguous(memory_format=torch.channels_last))
+        middle = self.body[-1](fine)
+        merged = self.smooth(self.lateral[1](middle) + doubled(self.lateral[2](self.coarse(middle))))
+        return self.lateral[0](fine) + doubled(merged), merged
 
     def dense(self, features: Features, size: tuple[int, int]) -> Dense:
-        tower = self.tower(features[0])
-        cells = features[0].shape[-2:]
+        tower = self.tower(features[-1])
+        cells = features[-1].shape[-2:]
         of_sides = [grid_anchors(cells, STRIDE, side).view(-1, len(ASPECTS), 4) for side in ANCHOR_SIDES]
         anchors = torch.cat(of_sides, dim=1).view(-1, 4).to(tower.device)
         return Dense(
@@ -121,7 +124,7 @@ class SmallTwoStage(TwoStage):
     def head(self, features: Features, boxes: Sequence[Tensor], size: tuple[int, int]) -> list[Regions]:
         counts = [len(of_frame) for of_frame in boxes]
         # of all frames' regions: (R, D, 4, 4)
-        pooled = roi_align(self.to_pool(features[0]), list(boxes), POOLED, 1 / STRIDE, SAMPLES, aligned=True)
+        pooled = roi_align(self.to_pool(features[0]), list(boxes), POOLED, 1 / FINE, SAMPLES, aligned=True)
         embeddings = F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
         logits, deltas = self.classes(embeddings), self.deltas(embeddings)[:, None]
         rows = zip(boxes, *(each.split(counts) for each in (pooled, embeddings, logits, deltas)), strict=True)
@@ -140,6 +143,11 @@ class SmallTwoStage(TwoStage):
     def region_losses(self, regions: Sequence[Regions], targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """See `region_losses`."""
         return region_losses(regions, targets, self.hardest)
+
+
+def doubled(level: Tensor) -> Tensor:
+    """(N, D, h, w) -> (N, D, 2h, 2w), each cell four times."""
+    return F.interpolate(level, scale_factor=2.0, mode="nearest")
 
 
 def anchor_losses(dense: Dense, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

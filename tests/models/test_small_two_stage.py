@@ -64,7 +64,8 @@ def test_frames_of_any_size_are_padded_to_whole_cells(size: tuple[int, int]) -> 
     network = SmallTwoStage(2).eval()
     features, dense = first_stage(network, pictures(2, size))
     rows, columns = (-(-side // 16) * 2 for side in size)
-    assert features[0].shape == dense.towers[0].shape == (2, 64, rows, columns)
+    assert features[0].shape == (2, 64, rows * 2, columns * 2)
+    assert features[1].shape == dense.towers[0].shape == (2, 64, rows, columns)
     assert dense.anchors.shape == (rows * columns * 6, 4)
     assert dense.logits.shape == (2, len(dense.anchors))
     assert dense.deltas.shape == (2, len(dense.anchors), 4)
@@ -98,6 +99,22 @@ def test_logits_and_deltas_are_those_of_the_anchor_in_their_row() -> None:
     sides = dense.anchors[cell : cell + 6, 2:] - dense.anchors[cell : cell + 6, :2]
     torch.testing.assert_close(sides.prod(dim=1).sqrt(), torch.tensor([24.0, 24, 24, 40, 40, 40]))
     assert torch.equal(centres[cell : cell + 6], torch.tensor([[28.0, 76.0]]).expand(6, 2))
+
+
+@torch.no_grad()
+def test_regions_are_pooled_from_the_fine_map_at_their_place() -> None:
+    """A change of one cell of the fine map moves what is pooled of a region around it, and of no other."""
+    network = scattered()
+    features = network.features(pictures(2))
+    features[0][1] = features[0][0]
+    features[1][1] = features[1][0]
+    features[0][1, :, 5, 10] += 5.0  # the cell about (42, 22)
+    boxes = [torch.tensor([[26.0, 6, 58, 38], [60, 30, 90, 60]])] * 2
+    first, second = (regions.pooled for regions in network.head(features, boxes, SIZE))
+    moved = (first - second).abs().sum(dim=1) > 0  # (2, 4, 4)
+    # the cell and its neighbours, since `to_pool` sees 3 x 3 cells, and those that bilinear samples reach from
+    assert moved[0].tolist() == [[False] * 4, [False, True, True, False], [False, True, True, False], [False] * 4]
+    assert not moved[1].any()
 
 
 @torch.no_grad()
@@ -142,7 +159,7 @@ def test_where_nothing_is_proposed_nothing_is_found() -> None:
     found, class_scores = detected(nothing, SIZE, None, LIMITS)
     assert found.boxes.shape == (0, 4)
     assert class_scores.shape == (0, 3)
-    alone = network.head((features[0][1:],), proposals(dense, None, LIMITS)[1:], SIZE)[0]
+    alone = network.head(tuple(level[1:] for level in features), proposals(dense, None, LIMITS)[1:], SIZE)[0]
     torch.testing.assert_close(something.logits, alone.logits)
     assert [len(regions.boxes) for regions in network.head(features, [torch.zeros(0, 4)] * 2, SIZE)] == [0, 0]
 
@@ -186,7 +203,7 @@ def test_odd_boxes_have_finite_answers_and_gradients(box: list[float]) -> None:
     regions = network.head(features, [torch.tensor([box])], SIZE)[0]
     assert all(getattr(regions, name).isfinite().all() for name in ("embeddings", "logits", "deltas"))
     losses = region_losses([regions], [target([box], [1])])
-    sum(losses.values(), start=torch.zeros(())).backward()
+    sum(losses.values(), start=torch.zeros(())).backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
@@ -289,7 +306,7 @@ def test_losses_and_gradients_are_finite(truth: list[dict[str, Tensor]], hardest
     torch.manual_seed(0)
     network = SmallTwoStage(2, hardest=hardest)
     losses = network.losses(pictures(2), truth)
-    sum(losses.values(), start=torch.zeros(())).backward()
+    sum(losses.values(), start=torch.zeros(())).backward()  # type: ignore[no-untyped-call]
     assert set(losses) == {"objectness", "anchor_box", "class", "box"}
     assert all(loss.isfinite() for loss in losses.values())
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in network.parameters())
@@ -301,7 +318,7 @@ def test_every_layer_learns_and_nothing_is_left_to_chance() -> None:
     truth = [target([[8, 10, 32, 34]], [1])] * 2
     first, second = (network.losses(pictures(2), truth) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    sum(first.values(), start=torch.zeros(())).backward()
+    sum(first.values(), start=torch.zeros(())).backward()  # type: ignore[no-untyped-call]
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -320,7 +337,7 @@ def test_it_learns_two_frames_by_heart() -> None:
     for _ in range(200):
         total = sum(network.losses(frames, truth).values(), start=torch.zeros(()))
         optimizer.zero_grad()
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         totals.append(total.item())
     assert sum(totals[-5:]) < sum(totals[:5]) / 5
