@@ -137,11 +137,12 @@ def hrnet_w32(num_classes: int, *, backbone_weights: str = "random") -> PaperDet
     return PaperDetector(network, num_classes, ("merged",), 600, Merged.BRANCHES)
 
 
-def resnext101_fpn_dcn(num_classes: int, *, backbone_weights: str = "random", offset_groups: int = 32) -> PaperDetector:
+def resnext101_fpn_dcn(num_classes: int, *, backbone_weights: str = "random", offset_groups: int = 1) -> PaperDetector:
     """Plug & Play's heavy detector: ResNeXt-101-32x4d with deformable conv3 to conv5, and a feature pyramid.
 
-    offset_groups: "the DCN with 32 groups" (appendix) is read as groups that move apart, whose offsets are 122 of the
-    184 million parameters. It may as well mean the 32 groups that this network's convolutions have anyway: give 1. The
+    offset_groups: parts of the channels that sample at places of their own. "The DCN with 32 groups" (appendix) is read
+    as the 32 groups that this network's convolutions have anyway: with 32 groups of offsets these alone would be 120
+    million parameters, and the detector 4.8 times as slow as the light one, where the paper's is 2.2 times. The
     tracker reads P3, P4 and P5.
     """
     published = backbones.published("resnext101_32x4d")

@@ -183,7 +183,7 @@ def test_roi_pooling_is_fast_rcnns() -> None:
         ("resnet101", {"benchmark": "mot15"}, 38 * 64 * 15),
         ("hrnet_w32", {}, 76 * 128 * 15),
         ("resnext101_fpn_dcn", {}, (152 * 256 + 76 * 128 + 38 * 64 + 19 * 32 + 10 * 16) * 3),
-        ("resnext101_fpn_dcn", {"offset_groups": 1}, (152 * 256 + 76 * 128 + 38 * 64 + 19 * 32 + 10 * 16) * 3),
+        ("resnext101_fpn_dcn", {"offset_groups": 32}, (152 * 256 + 76 * 128 + 38 * 64 + 19 * 32 + 10 * 16) * 3),
     ],
     ids=str,
 )
