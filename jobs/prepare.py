@@ -93,8 +93,8 @@ def listed(recipe: Recipe, name: str, source: str) -> list[VideoInfo]:
 def check_model_and_linker(recipe: Recipe) -> None:
     """Raises ValueError where either has no such settings, or the linker needs what the model does not give."""
     model = load("model", recipe.model)
-    settings(model.Settings, recipe.model_settings, f"model {recipe.model}")
-    check_linker(recipe, model.GIVES, f"model {recipe.model}")
+    chosen = settings(model.Settings, recipe.model_settings, f"model {recipe.model}")
+    check_linker(recipe, getattr(chosen, "gives", model.GIVES), f"model {recipe.model}")
 
 
 def check_linker(recipe: Recipe, evidence: frozenset[str], who: str) -> None:

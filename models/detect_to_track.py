@@ -91,6 +91,11 @@ class Settings:
                 f"backbone of the paper's, not for weights {self.weights!r} and backbone {self.backbone!r}"
             )
 
+    @property
+    def gives(self) -> frozenset[str]:
+        """What frames have by these settings."""
+        return GIVES if self.track else GIVES - {"moves"}
+
 
 class Correlation(NamedTuple):
     """Of one level: the largest displacement d in cells, the stride of positions, the stride of displacements."""

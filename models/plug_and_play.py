@@ -39,7 +39,7 @@ from models.parts.regression_tracker import (
 from models.parts.tracking_first import Moves, Rows, Rules
 from models.parts.two_stage import Features, TwoStage
 
-GIVES = frozenset({"moves"})  # unless settings.moves is off
+GIVES = frozenset({"moves"})
 
 PAPERS = ("hrnet_w32", "resnext101_fpn_dcn")
 MIN_SCORE, NMS_IOU = 0.03, 0.45  # of the papers' detectors (sections 6.2 and 6.4)
@@ -98,6 +98,11 @@ class Settings:
                 f"plug_and_play.train is 'tracker', but plug_and_play.tracker {self.tracker!r} has nothing to learn; "
                 "it must be 'learned'"
             )
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """What frames have by these settings."""
+        return GIVES if self.moves else frozenset()
 
 
 def build(settings: Settings) -> Model:

@@ -174,6 +174,11 @@ BAD_COMMANDS = {
     "corrupt weights": (["run", "{videos}", "--set", "model.weights={videos}/a.mp4"], "a.mp4"),
     "missing weights": (["run", "{videos}", "--set", "model.weights=nosuch.safetensors"], "nosuch"),
     "impossible pair": (["link", "{given}", "--linker", "keep"], "linker keep needs tracklet_id"),
+    "what the settings leave out": (
+        ["run", "{videos}", "--model", "plug_and_play", "--linker", "seq_nms"]
+        + ["--set", "model.moves=false", "--set", "linker.links=moves"],
+        "linker seq_nms needs moves; model plug_and_play gives boxes, scores and labels only",
+    ),
     "a setting of another verb": (["link", "{given}", "--set", "model.k=1"], "names no setting that counts here"),
     "more networks than fit": (
         ["run", "{videos}", "--set", "model.weights={weights}", "--workers", "4000"], "--workers 4000 is more than",
