@@ -175,8 +175,10 @@ BAD_COMMANDS = {
     "missing weights": (["run", "{videos}", "--set", "model.weights=nosuch.safetensors"], "nosuch"),
     "impossible pair": (["link", "{given}", "--linker", "keep"], "linker keep needs tracklet_id"),
     "what the settings leave out": (
-        ["run", "{videos}", "--model", "plug_and_play", "--linker", "seq_nms"]
-        + ["--set", "model.moves=false", "--set", "linker.links=moves"],
+        [
+            *("run", "{videos}", "--model", "plug_and_play", "--set", "model.moves=false"),
+            *("--linker", "seq_nms", "--set", "linker.links=moves"),
+        ],
         "linker seq_nms needs moves; model plug_and_play gives boxes, scores and labels only",
     ),
     "a setting of another verb": (["link", "{given}", "--set", "model.k=1"], "names no setting that counts here"),
