@@ -258,7 +258,7 @@ def taught(model: Any, before: Any) -> dict[str, nn.Module]:
 
 def steps_of(chosen: Training) -> str:
     """How long a training is, in words."""
-    shown = "frames" if chosen.frames_per_clip == 1 else "pairs of frames"
+    shown = "frames" if chosen.frames_per_clip == 1 else f"clips of {chosen.frames_per_clip} frames"
     return f"{chosen.steps} steps of {chosen.batch_size} {shown}"
 
 

@@ -36,12 +36,12 @@ class Training:
 
     validation: settings of the catalog for the videos that the result is scored on, None for no score; linker: what
     makes tracks for that.
-    batch_size: clips a step, over all workers. frames_per_clip: 1, single frames, or 2, pairs of one video that lie
-    min_gap to max_gap frames apart; reverse: gives pairs backward at random.
+    batch_size: clips a step, over all workers. frames_per_clip: of one video, each min_gap to max_gap frames after the
+    one before; 1 for single frames, 2 for pairs. reverse: gives clips backward at random.
     The learning rate rises over `warmup` steps and falls to nothing by a cosine. average: share of the old weights in
     the running average that is kept (0: the last weights themselves).
     flip: mirrors clips at random, left to right; flip_vertical: also upside down; permute_colours: exchanges the
-    colour channels. The latter two only where they leave the class what it is. Both frames of a pair alike.
+    colour channels. The latter two only where they leave the class what it is. All frames of a clip alike.
     """
 
     name: str = "custom"
@@ -72,7 +72,7 @@ class Training:
     threads: int = 1  # of a worker: one is fastest for a small network where other work shares the machine
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "workers", "threads"):
+        for name in ("steps", "batch_size", "frames_per_clip", "workers", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.batch_size % self.workers:
@@ -81,15 +81,15 @@ class Training:
             )
         if not 0 <= self.average < 1:
             raise ValueError(f"average is {self.average}; it must be at least 0 and below 1")
-        if self.frames_per_clip not in (1, 2):
-            raise ValueError(f"frames_per_clip is {self.frames_per_clip}; it must be 1 or 2")
         if not 1 <= self.min_gap <= self.max_gap:
             raise ValueError(
                 f"min_gap is {self.min_gap} and max_gap {self.max_gap}; "
                 "they must be at least 1, and max_gap no smaller than min_gap"
             )
         if self.frames_per_clip == 1 and (self.max_gap > 1 or self.reverse):
-            raise ValueError("min_gap, max_gap and reverse are of pairs of frames; give frames_per_clip=2 with them")
+            raise ValueError(
+                "min_gap, max_gap and reverse are of several frames; give frames_per_clip=2 or more with them"
+            )
 
 
 @dataclass(frozen=True)
@@ -183,18 +183,18 @@ def fit(
 
 
 def starts(frames: Frames, training: Training) -> Tensor:
-    """Indices of the frames that a clip can begin with: those whose video goes on for `min_gap` frames, or all.
+    """Indices of the frames that a clip can begin with: those whose video goes on for as long as a clip must.
 
     Raises ValueError where there is none.
     """
-    if training.frames_per_clip == 1:
-        return torch.arange(len(frames.targets))
+    shortest = training.min_gap * (training.frames_per_clip - 1)
     video = torch.from_numpy(frames.video)
-    found = torch.nonzero(video[: -training.min_gap] == video[training.min_gap :]).squeeze(1)
+    found = torch.nonzero(video[: len(video) - shortest] == video[shortest:]).squeeze(1)
     if not len(found):
         longest = int(torch.bincount(video).max())
         raise ValueError(
-            f"min_gap is {training.min_gap}, and the longest video has {longest} frames; give a smaller one"
+            f"a clip of {training.frames_per_clip} frames, min_gap {training.min_gap}, needs {shortest + 1} frames, "
+            f"and the longest video has {longest}; give a smaller min_gap or frames_per_clip"
         )
     return found
 
@@ -208,14 +208,7 @@ def draw(
     """
     clips, targets = [], []
     for first in batch:
-        indices = [first]
-        if training.frames_per_clip == 2:
-            last = first + training.max_gap
-            while last >= len(frames.video) or frames.video[last] != frames.video[first]:
-                last -= 1  # where the video ends before
-            indices.append(int(torch.randint(first + training.min_gap, last + 1, (), generator=random)))
-            if training.reverse and torch.rand((), generator=random) < 0.5:
-                indices.reverse()
+        indices = clip_from(first, frames, training, random)
         chances = torch.rand(2, generator=random)
         colours = torch.randperm(3, generator=random)
         clip = torch.from_numpy(np.array(frames.pixels[indices]))
@@ -229,6 +222,18 @@ def draw(
         clips.append(clip)
         targets.append(found)
     return clips, targets
+
+
+def clip_from(first: int, frames: Frames, training: Training, random: torch.Generator) -> list[int]:
+    """Indices of the frames of a clip that begins with `first`, in the order they are shown in."""
+    end = first + int(np.searchsorted(frames.video[first:], frames.video[first], side="right"))  # of its video
+    indices = [first]
+    for still in range(training.frames_per_clip - 2, -1, -1):  # frames that are to come after this one
+        last = min(indices[-1] + training.max_gap, end - 1 - still * training.min_gap)
+        indices.append(int(torch.randint(indices[-1] + training.min_gap, last + 1, (), generator=random)))
+    if training.reverse and torch.rand((), generator=random) < 0.5:
+        indices.reverse()
+    return indices
 
 
 def mirrored(

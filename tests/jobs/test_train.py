@@ -80,7 +80,7 @@ def test_what_learns_on_pairs_is_written_whole_and_scored(recipe: str, tmp_path:
     (extra,) = training.build(chosen, CLASSES).extras  # type: ignore[misc]
     assert any(name.startswith(f"{extra}.") for name in tensors)
     card = (tmp_path / "w.md").read_text()
-    assert "2 steps of 2 pairs of frames" in card
+    assert "2 steps of 2 clips of 2 frames" in card
     assert f"linker `{chosen.linker}`" in card
     assert "mAP 0." in card
 

@@ -129,9 +129,27 @@ def test_pairs_are_of_one_video_and_mirrored_alike(
     assert seen == pairs
 
 
+@pytest.mark.parametrize(
+    ("changes", "clips"),
+    [
+        pytest.param({}, {(0, 1, 2), (1, 2, 3)}, id="neighbours"),
+        pytest.param({"max_gap": 9}, {(0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3)}, id="any, with room for the last"),
+        pytest.param({"frames_per_clip": 4, "max_gap": 2, "reverse": True}, {(0, 1, 2, 3), (3, 2, 1, 0)}, id="all"),
+    ],
+)
+def test_longer_clips_keep_room_for_all_their_frames(
+    frames: Frames, changes: dict[str, Any], clips: set[tuple[int, ...]]
+) -> None:
+    chosen, random = replace(PAIRS, **{"frames_per_clip": 3, **changes}), torch.Generator().manual_seed(0)
+    firsts = training.starts(frames, chosen).tolist() * 40
+    assert {tuple(training.clip_from(first, frames, chosen, random)) for first in firsts} == clips
+
+
 def test_pairs_need_a_video_as_long_as_their_gap(frames: Frames) -> None:
     far = replace(PAIRS, min_gap=4, max_gap=9)
-    with pytest.raises(ValueError, match="min_gap is 4, and the longest video has 4 frames; give a smaller one"):
+    with pytest.raises(
+        ValueError, match="a clip of 2 frames, min_gap 4, needs 5 frames, and the longest video has 4; give"
+    ):
         fit(far, training.build(far, CLASSES), frames)
 
 
@@ -237,11 +255,11 @@ def test_a_loss_that_is_no_number_stops_the_training(frames: Frames) -> None:
         ({"steps": 0}, "steps is 0; it must be at least 1"),
         ({"batch_size": 9, "workers": 2}, "batch_size is 9, which 2 workers cannot share"),
         ({"average": 1.0}, "average is 1.0; it must be at least 0 and below 1"),
-        ({"frames_per_clip": 3}, "frames_per_clip is 3; it must be 1 or 2"),
+        ({"frames_per_clip": 0}, "frames_per_clip is 0; it must be at least 1"),
         ({"frames_per_clip": 2, "min_gap": 0}, "min_gap is 0 and max_gap 1; they must be at least 1"),
         ({"frames_per_clip": 2, "min_gap": 3, "max_gap": 2}, "min_gap is 3 and max_gap 2; .* no smaller than min_gap"),
-        ({"max_gap": 2}, "min_gap, max_gap and reverse are of pairs of frames; give frames_per_clip=2"),
-        ({"reverse": True}, "min_gap, max_gap and reverse are of pairs of frames; give frames_per_clip=2"),
+        ({"max_gap": 2}, "min_gap, max_gap and reverse are of several frames; give frames_per_clip=2 or more"),
+        ({"reverse": True}, "min_gap, max_gap and reverse are of several frames; give frames_per_clip=2 or more"),
     ],
 )
 def test_impossible_settings_are_refused(given: dict[str, Any], message: str) -> None:
