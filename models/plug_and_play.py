@@ -263,10 +263,8 @@ class Model(nn.Module):
             own = tuple(level[number : number + 1] for level in features)
             yield Look(size, own, detections, seen[number])
 
-    def follow(self, before: Memory, look: Look) -> tuple[Rows, Moves | None]:
+    def follow(self, before: Memory, look: Look) -> tuple[Rows, Moves]:
         """The rows of a frame, and where those of the frame before have gone."""
-        if not self.tracks:
-            return look.detections, None
         return tracking_first.step(
             before.rows,
             look.detections,

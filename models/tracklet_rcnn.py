@@ -357,8 +357,8 @@ class Model(nn.Module):
             probabilities = probabilities.index_copy(0, kept, rescored)
         boxes, kept, ids = (each[ids >= 0] for each in (boxes, kept, ids))
         place = torch.searchsorted(tracklets.ids, ids)  # of each box's tracklet
-        carried = torch.cat([torch.zeros_like(kept).new_zeros(own), moved.carried])
-        after = torch.zeros_like(tracklets.ids).index_copy(0, place, carried[kept])
+        carried = torch.cat([moved.carried.new_zeros(own), moved.carried])  # (R,)
+        after = torch.zeros_like(tracklets.ids).index_copy(0, place, carried[kept])  # (M,)
         row, region = given_out(found, boxes, kept, tracklets.labels[place], ids, probabilities)
         row["tracked"] = region >= own
         return row, Memory(tracklets, after, frame if self.settings.propagate != "none" else None)
@@ -374,7 +374,7 @@ class Model(nn.Module):
         lengths = [len(clip) for clip in clips]
         features, _ = self.aggregate(self.detector.features(frames), frames, lengths, [None] * len(clips))
         flat = [target for of_clip in targets for target in of_clip]
-        branches = self.embeddings if self.extras else None
+        branches = self.embeddings if "embeddings" in self.extras else None  # fc7 has nothing to learn
         return pair_training.losses(self.detector, branches, features, size, lengths, flat, self.settings.negatives)
 
 

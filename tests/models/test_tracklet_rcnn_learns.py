@@ -1,0 +1,104 @@
+"""TCD learns two clips by heart; then tracklets tell what the frames of a burst do not show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import torch
+from torch import Tensor
+
+from catalogs import synthetic
+from models.parts.small_two_stage import SmallTwoStage
+from models.tracklet_rcnn import Model, Settings
+from pipeline import scoring
+from pipeline.labelled import target_of
+from pipeline.schemas import TRACKS
+
+
+def whole(index: int, num_frames: int) -> tuple[Tensor, list[dict[str, Tensor]], pa.Table]:
+    """The first frames of a training video: grey pixels, targets that also say who is in a burst, and the truth."""
+    frames, table = synthetic.render("train", index)
+    table = table.filter(pc.less(table["frame_index"], num_frames))
+    targets = []
+    for number in range(num_frames):
+        rows = table.filter(pc.equal(table["frame_index"], number))
+        burst = torch.tensor(["burst" in flags for flags in rows["flags"].to_pylist()], dtype=torch.bool)
+        targets.append(target_of(rows, synthetic.CLASSES, np.ones(4, np.float32)) | {"burst": burst})
+    grey = torch.from_numpy(frames[:num_frames]).float().mean(dim=3).round().byte()  # colours say who, not what
+    return grey[:, None].expand(-1, 3, -1, -1).contiguous(), targets, table
+
+
+def mean_precision(model: Model, clips: Sequence[Tensor], truth: pa.Table) -> float:
+    """mAP_det at IoU .5."""
+    rows = []
+    videos = sorted(set(truth["video_id"].to_pylist()))
+    for name, frames in zip(videos, model.detect(clips, [None] * len(clips))[0], strict=True):
+        for number, frame in enumerate(frames):
+            columns = (frame["boxes"].tolist(), frame["labels"].tolist(), frame["scores"].tolist())
+            for (x1, y1, x2, y2), label, score in zip(*columns, strict=True):
+                where = {"video_id": name, "frame_index": number, "x1": x1, "y1": y1, "x2": x2, "y2": y2}
+                rows.append(where | {"class_name": synthetic.CLASSES[label], "score": score})
+    scores = scoring.score(truth, pa.Table.from_pylist(rows, TRACKS), metrics=["mAP"])
+    return scoring.values(scoring.combine([scores]))[None, None]["mAP"]
+
+
+STEPS = 200
+
+
+@pytest.mark.slow
+def test_conditioning_tells_what_a_burst_hides() -> None:
+    """Learned on two videos, in whose bursts the class is random: over many videos it cannot be told there.
+
+    Without colours, since an object's colour would tell its class where only two videos are known.
+
+    2026-11-21, with seeds 0 and 1: mAP of what is in a burst .772 and .743 without conditioning, .889 and .859 with it;
+    of all boxes .984 and .952, and .992 and .956. With half the steps or fewer all of this depends on the seed.
+    """
+    torch.set_num_threads(1)
+    clips, targets, tables = zip(*(whole(index, 20) for index in (3, 6)), strict=True)
+    present = torch.tensor(sorted({int(label) for clip in targets for each in clip for label in each["labels"]}))
+    settings = Settings(weights="random", classes=synthetic.CLASSES, negatives="other_objects")
+
+    def network(condition: Any) -> Model:
+        small = SmallTwoStage(len(synthetic.CLASSES), widths=(16, 24, 32, 48), channels=32, hidden=128)
+        return Model(replace(settings, condition=condition), small, synthetic.CLASSES)
+
+    torch.manual_seed(0)
+    random = torch.Generator().manual_seed(0)
+    model = network("both").train()
+    optimizer = torch.optim.AdamW(model.parameters(), 6e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=STEPS, pct_start=0.1)
+    pairs = [(clip, first) for clip in range(2) for first in range(19)]
+    for _ in range(STEPS):
+        chosen = [pairs[index] for index in torch.randperm(len(pairs), generator=random)[:4].tolist()]
+        taught = []
+        for clip, first in chosen:
+            for each in targets[clip][first : first + 2]:
+                drawn = present[torch.randint(len(present), each["labels"].shape, generator=random)]
+                taught.append(each | {"labels": torch.where(each["burst"], drawn, each["labels"])})
+        found = model.losses(
+            [clips[clip][first : first + 2] for clip, first in chosen],
+            [taught[start : start + 2] for start in range(0, 8, 2)],
+        )
+        optimizer.zero_grad()
+        torch.autograd.backward(list(found.values()))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+
+    truth = pa.concat_tables(tables)
+    clear = pa.array(["burst" not in flags for flags in truth["flags"].to_pylist()])
+    hidden = truth.set_column(truth.schema.get_field_index("ignore"), "ignore", clear)
+    scores = {}
+    for condition in ("both", "none"):
+        same = network(condition).eval()
+        same.load_state_dict(model.state_dict())
+        scores[condition] = mean_precision(same, clips, hidden), mean_precision(same, clips, truth)
+    assert scores["none"][1] > 0.85, scores  # it has learned these videos
+    assert scores["both"][0] > scores["none"][0] + 0.04, scores
