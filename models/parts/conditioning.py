@@ -39,9 +39,10 @@ class Conditioning:
     of cosine R / gamma.
 
     The null tracklet has little weight against many: with M tracklets at cosine 0 it has 1.35 / (1.35 + M), and a new
-    object among them is taken for one of theirs. The paper has no remedy; ours, both off by default: gate "overlap"
-    lets only those tracklets count whose last box, grown `gate_scale` times about its centre, overlaps the box;
-    max_tracklets lets only those count that were seen last.
+    object among them is taken for one of theirs. And where embeddings do not tell objects apart, as equation (10) never
+    asks them to (see `tracking_loss`), all objects vote on each one's class. The paper has no remedy; ours, both off by
+    default: gate "overlap" lets only those tracklets count whose last box, grown `gate_scale` times about its centre,
+    overlaps the box; max_tracklets lets only those count that were seen last.
     """
 
     alpha: float = 1.0

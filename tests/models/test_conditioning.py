@@ -249,6 +249,23 @@ def test_a_new_object_among_twenty_of_another_class(gate: str, expected: list[fl
     torch.testing.assert_close(given, torch.tensor([expected]), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("gate", "expected"),
+    [
+        pytest.param("none", [0.0150, 0.7402, 0.2448], id="the other votes on its class"),
+        pytest.param("overlap", [0.0031, 0.9938, 0.0031], id="gated, its own tracklet alone"),
+    ],
+)
+def test_two_objects_that_embeddings_do_not_tell_apart(gate: str, expected: list[float]) -> None:
+    """One of class 1 and, elsewhere, one of class 2, all of cosine 1: the mean of what each tracklet makes of it."""
+    looks = torch.ones(2, 4)
+    both = torch.tensor([[0.05, 0.9, 0.05], [0.05, 0.05, 0.9]])
+    tracklets = memory(both, looks, torch.tensor([BOX, [90.0, 90.0, 99.0, 99.0]]))
+    rule = Conditioning(gate=gate)  # type: ignore[arg-type]
+    given = rule.classes(both[:1], looks[:1], torch.tensor([BOX]), tracklets)
+    torch.testing.assert_close(given, torch.tensor([expected]), atol=5e-4, rtol=0)
+
+
 def test_at_most_so_many_tracklets() -> None:
     """Of two that were seen last the longer one counts."""
     embeddings, boxes = torch.ones(1, 4), torch.tensor([BOX])

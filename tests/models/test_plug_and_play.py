@@ -44,8 +44,8 @@ def model(settings: Settings = RANDOM) -> Model:
         for module in built.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.train().momentum = 1.0
-        here, later = built.merged(detector.features(pictures(2, seed=9))).split(1)
-        built.tracker(here, later, [torch.tensor([A, B])], SIZE)
+        merged = built.merged(detector.features(pictures(2, seed=9)))
+        built.tracker(merged[:1], merged[1:], [torch.tensor([A, B])], SIZE)
     return built.eval()
 
 
@@ -309,7 +309,7 @@ def test_training_one_leaves_the_other_as_it_was(taught: Any) -> None:
     optimizer = torch.optim.AdamW(built.parameters(), lr=0.01, weight_decay=0.1)
     for _ in range(2):
         optimizer.zero_grad()
-        sum(built.losses([pictures(2)], [PAIR]).values(), start=torch.zeros(())).backward()
+        torch.autograd.backward(list(built.losses([pictures(2)], [PAIR]).values()))
         optimizer.step()
     moved = {name for name, value in built.state_dict().items() if not torch.equal(value, before[name])}
     assert {name.partition(".")[0] for name in moved} == {taught}
@@ -356,7 +356,7 @@ def test_the_detector_learns_on_every_frame() -> None:
 def test_losses_and_gradients_are_finite(taught: Any, pair: list[dict[str, Tensor]]) -> None:
     built = model(replace(RANDOM, train=taught)).train()
     losses = built.losses([pictures(len(pair))] * 2, [pair] * 2)
-    sum(losses.values(), start=torch.zeros(())).backward()
+    torch.autograd.backward(list(losses.values()))
     assert all(loss.isfinite() for loss in losses.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in built.parameters())
 
@@ -429,7 +429,7 @@ def test_the_papers_size(detector: str, channels: int, stride: int) -> None:
     assert built.resize["short_side"] == 600
     assert built.detector.limits.max_iou == 0.45
     assert built.tracker.stride == stride
-    assert built.tracker.template[0][0].weight.shape == (256, channels, 1, 1)
+    assert built.tracker.state_dict()["template.0.0.weight"].shape == (256, channels, 1, 1)
     (first, last) = whole(built, [pictures(2, size=(600, 1000))])[0]
     assert len(first["boxes"]) > 0
     assert len(first["moves"]["end"]) == len(first["boxes"])

@@ -61,7 +61,7 @@ def fit(model: Model, part: nn.Module, steps: int, batch: Callable[[], Batch]) -
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps, pct_start=0.2)
     for _ in range(steps):
         optimizer.zero_grad()
-        sum(model.losses(*batch()).values(), start=torch.zeros(())).backward()
+        torch.autograd.backward(list(model.losses(*batch()).values()))
         nn.utils.clip_grad_norm_(learned, 5.0)
         optimizer.step()
         schedule.step()

@@ -52,26 +52,27 @@ STEPS = 200
 
 
 @pytest.mark.slow
-def test_conditioning_tells_what_a_burst_hides() -> None:
+def test_tracklets_tell_what_a_burst_hides() -> None:
     """Learned on two videos, in whose bursts the class is random: over many videos it cannot be told there.
 
     Without colours, since an object's colour would tell its class where only two videos are known.
 
     2026-11-21, with seeds 0 and 1: mAP of what is in a burst .772 and .743 without conditioning, .889 and .859 with it;
-    of all boxes .984 and .952, and .992 and .956. With half the steps or fewer all of this depends on the seed.
+    of all boxes .984 and .952, and .992 and .956. With seed 0 PropagateBox has .932 in bursts, RescoreBox .946. With
+    half the steps or fewer all of this depends on the seed.
     """
     torch.set_num_threads(1)
     clips, targets, tables = zip(*(whole(index, 20) for index in (3, 6)), strict=True)
     present = torch.tensor(sorted({int(label) for clip in targets for each in clip for label in each["labels"]}))
     settings = Settings(weights="random", classes=synthetic.CLASSES, negatives="other_objects")
 
-    def network(condition: Any) -> Model:
+    def network(**changed: Any) -> Model:
         small = SmallTwoStage(len(synthetic.CLASSES), widths=(16, 24, 32, 48), channels=32, hidden=128)
-        return Model(replace(settings, condition=condition), small, synthetic.CLASSES)
+        return Model(replace(settings, **changed), small, synthetic.CLASSES)
 
     torch.manual_seed(0)
     random = torch.Generator().manual_seed(0)
-    model = network("both").train()
+    model = network().train()
     optimizer = torch.optim.AdamW(model.parameters(), 6e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=STEPS, pct_start=0.1)
     pairs = [(clip, first) for clip in range(2) for first in range(19)]
@@ -95,10 +96,18 @@ def test_conditioning_tells_what_a_burst_hides() -> None:
     truth = pa.concat_tables(tables)
     clear = pa.array(["burst" not in flags for flags in truth["flags"].to_pylist()])
     hidden = truth.set_column(truth.schema.get_field_index("ignore"), "ignore", clear)
+    alone: dict[str, Any] = {"condition": "none"}
+    systems: dict[str, dict[str, Any]] = {
+        "integrated": {},
+        "alone": alone,
+        "propagated": alone | {"propagate": "farneback"},
+        "rescored": alone | {"rescore": True},
+    }
     scores = {}
-    for condition in ("both", "none"):
-        same = network(condition).eval()
+    for name, changed in systems.items():
+        same = network(**changed).eval()
         same.load_state_dict(model.state_dict())
-        scores[condition] = mean_precision(same, clips, hidden), mean_precision(same, clips, truth)
-    assert scores["none"][1] > 0.85, scores  # it has learned these videos
-    assert scores["both"][0] > scores["none"][0] + 0.04, scores
+        scores[name] = mean_precision(same, clips, hidden), mean_precision(same, clips, truth)
+    assert scores["alone"][1] > 0.85, scores  # it has learned these videos
+    for name in ("integrated", "propagated", "rescored"):
+        assert scores[name][0] > scores["alone"][0] + 0.04, scores
