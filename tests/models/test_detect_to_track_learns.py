@@ -1,9 +1,9 @@
-"""D&T as a whole: it learns clips by heart, its tubes outdo its frames on them; and the paper's networks are built."""
+"""D&T as a whole: what it learns by heart, what its tracks are then worth; and the paper's networks are built."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, get_args
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -11,18 +11,22 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from catalogs import synthetic
 from models.detect_to_track import Backbone, Model, Settings, build
+from models.parts.track_branch import in_both
+from pipeline.detect import Shown, mapped_back
 from pipeline.labelled import target_of
 from pipeline.linkers import tubes
-from pipeline.records import Detections, Moves, VideoInfo, detections
+from pipeline.records import Detections, VideoInfo
+from pipeline.schemas import tracks_table
 from pipeline.scoring import combine, score, values
 
 CLASSES = tuple(synthetic.CLASSES)
-VIDEOS = ("train-0000", "train-0002")
-FIRST, COUNT = 4, 8  # frames of a clip
-NOISE = 90.0  # standard deviation, of 255
+VIDEOS, COUNT = (5, 8), 20  # fast ones with several objects of a class: half of them leave more than half of their box
+STEPS = 150
+NOISE = (60.0, 80.0)  # standard deviations, of 255
 
 
 @pytest.fixture(autouse=True)
@@ -34,92 +38,109 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def clip_of(name: str) -> tuple[Tensor, list[dict[str, Tensor]], pa.Table]:
-    """Frames uint8 (T, 3, H, W) of a video, the target of each, and their truth."""
-    split, index = name.split("-")
-    frames, table = synthetic.render(split, int(index))
-    of_frame = [table.filter(pc.equal(table["frame_index"], FIRST + number)) for number in range(COUNT)]
+class Film(NamedTuple):
+    """A clip uint8 (T, 3, H, W), the target of each frame, and the same as a table."""
+
+    clip: Tensor
+    targets: list[dict[str, Tensor]]
+    truth: pa.Table
+
+
+def film(index: int) -> Film:
+    """The first frames of a training video of synthetic-v1."""
+    frames, truth = synthetic.render("train", index)
+    truth = truth.filter(pc.less(truth["frame_index"], COUNT))
+    of_frame = [truth.filter(pc.equal(truth["frame_index"], number)) for number in range(COUNT)]
     targets = [target_of(rows, CLASSES, np.ones(4, np.float32)) for rows in of_frame]
-    pixels = torch.from_numpy(frames[FIRST : FIRST + COUNT]).permute(0, 3, 1, 2).contiguous()
-    return pixels, targets, pa.concat_tables(of_frame)
+    return Film(torch.from_numpy(frames[:COUNT]).permute(0, 3, 1, 2).contiguous(), targets, truth)
 
 
-def learned(clips: list[tuple[Tensor, list[dict[str, Tensor]], pa.Table]], steps: int) -> Model:
-    """The small network after so many steps of two pairs of neighbouring frames."""
-    torch.manual_seed(0)
+def learned(films: Sequence[Film], seed: int) -> Model:
+    """The small network after steps of two pairs of neighbouring frames."""
+    torch.manual_seed(seed)
+    random = torch.Generator().manual_seed(seed)
     model = build(Settings(weights="random", classes=CLASSES)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps, pct_start=0.1)
-    random = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        pairs, wanted = [], []
-        for _ in range(2):
-            pixels, targets, _truth = clips[int(torch.randint(len(clips), (1,), generator=random))]
-            start = int(torch.randint(COUNT - 1, (1,), generator=random))
-            pairs.append(pixels[start : start + 2])
-            wanted.append(targets[start : start + 2])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=STEPS, pct_start=0.1)
+    pairs = [(one, first) for one in films for first in range(COUNT - 1)]
+    for _ in range(STEPS):
+        chosen = [pairs[index] for index in torch.randperm(len(pairs), generator=random)[:2].tolist()]
+        losses = model.losses(
+            [one.clip[first : first + 2] for one, first in chosen],
+            [one.targets[first : first + 2] for one, first in chosen],
+        )
         optimizer.zero_grad()
-        sum(model.losses(pairs, wanted).values(), start=torch.zeros(())).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(list(losses.values()))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()
     return model.eval()
 
 
-def worn(pixels: Tensor) -> Tensor:
-    """Every second frame drowned in noise, so that what is in it is hard to tell by itself."""
-    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0)) * NOISE
-    noise[::2] = 0
-    return (pixels + noise).round().clamp(0, 255).to(torch.uint8)
+def worn(clip: Tensor, deviation: float) -> Tensor:
+    """Every third frame in noise, as nothing that was learned."""
+    noise = torch.randn(clip.shape, generator=torch.Generator().manual_seed(0)) * deviation
+    noise[0::3] = noise[1::3] = 0
+    return (clip + noise).round().clamp(0, 255).to(torch.uint8)
 
 
-def found_in(model: Model, pixels: Tensor) -> list[Detections]:
-    rows, memories = model.detect([pixels], [None])
-    frames = []
-    for number, row in enumerate([*rows[0], *model.finish(memories)[0]]):
-        given: dict[str, Any] = {name: value for name, value in row.items() if name != "moves"}
-        moves: Any = row.get("moves")
-        if moves is not None:
-            numbers = {name: value.numpy() for name, value in moves.items() if name != "stride"}
-            given["moves"] = Moves(**numbers | {"box_id": numbers["box_id"].astype(np.int32)}, stride=moves["stride"])
-        frames.append(detections(FIRST + number, **given))
-    return frames
+def seen_by(model: Model, clip: Tensor) -> list[Detections]:
+    (rows,), memories = model.detect([clip], [None])
+    rows += model.finish(memories)[0]
+    size = (clip.shape[2], clip.shape[3])
+    return [mapped_back(row, Shown(t, t / 25, size, np.ones(4, np.float32))) for t, row in enumerate(rows)]
 
 
-def mean_average_precision(truth: list[pa.Table], found: dict[str, list[Detections]]) -> float:
-    rows = [
-        (video, frame.frame_index, None, CLASSES[label], *box.tolist(), value)
-        for video, frames in found.items()
-        for frame in frames
-        for box, value, label in zip(frame.boxes, frame.scores.tolist(), frame.labels.tolist(), strict=True)
-    ]
-    names = ("video_id", "frame_index", "track_id", "class_name", "x1", "y1", "x2", "y2", "score")
-    types = (pa.string(), pa.int32(), pa.int32(), pa.string(), *[pa.float32()] * 5)
-    columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), types, strict=True)]
-    scores = score(pa.concat_tables(truth), pa.table(dict(zip(names, columns, strict=True))), metrics=["mAP"])
+def mean_precision(films: Sequence[Film], seen: Sequence[list[Detections]], link: tubes.Settings | None) -> float:
+    """mAP at IoU .5 of detections, frame by frame or as tubes."""
+    tables = []
+    for one, frames in zip(films, seen, strict=True):
+        video = VideoInfo(one.truth["video_id"][0].as_py(), "", "synthetic")
+        after, tracks = tubes.link(frames, video, link) if link else (frames, [])
+        tables.append(tracks_table(video.video_id, after, tracks, CLASSES, raw=frames))
+    scores = score(pa.concat_tables([one.truth for one in films]), pa.concat_tables(tables), metrics=["mAP"])
     return values(combine([scores]))[None, None]["mAP"]
 
 
-def test_it_learns_clips_by_heart_and_tubes_outdo_frames_where_every_second_is_noise() -> None:
-    """Reached when this was written: .99 as learned; worn .63 frame by frame, .76 by tubes with moves."""
-    clips = [clip_of(name) for name in VIDEOS]
-    truth = [table for _, _, table in clips]
-    model = learned(clips, 130)
+def neighbours_reached(films: Sequence[Film], seen: Sequence[list[Detections]]) -> tuple[float, float]:
+    """Of the objects in two frames that follow each other, how many some move leads from and to (IoU of .5 at both
+    ends, equation 6), and how many overlap by that much without.
+    """
+    by_moves, by_overlap = [], []
+    for one, frames in zip(films, seen, strict=True):
+        for t, frame in enumerate(frames[:-1]):
+            here, there = in_both(one.targets[t], one.targets[t + 1])
+            assert frame.moves is not None
+            start, end = torch.from_numpy(frame.moves.start), torch.from_numpy(frame.moves.end)
+            leads = (box_iou(here, start) >= 0.5) & (box_iou(there, end) >= 0.5)  # (M, moves)
+            by_moves.append(leads.any(dim=1))
+            by_overlap.append(box_iou(here, there).diagonal() >= 0.5)
+    return torch.cat(by_moves).float().mean().item(), torch.cat(by_overlap).float().mean().item()
 
-    def scored(pixels: list[Tensor], link: tubes.Settings | None) -> float:
-        found = {}
-        for name, frames in zip(VIDEOS, pixels, strict=True):
-            video = VideoInfo(name, "", "synthetic", size=(frames.shape[2], frames.shape[3]), fps=25.0)
-            found[name] = found_in(model, frames)
-            if link:
-                found[name], _ = tubes.link(found[name], video, link)
-        return mean_average_precision(truth, found)
 
-    assert scored([pixels for pixels, _, _ in clips], None) > 0.9
-    noisy = [worn(pixels) for pixels, _, _ in clips]
-    by_frame = scored(noisy, None)
-    assert by_frame < 0.85
-    assert scored(noisy, tubes.Settings(evidence="moves")) > by_frame + 0.05
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_tracks_lead_to_fast_objects_and_tubes_by_them_outdo_frames(seed: int) -> None:
+    """By heart, then with every third frame worn; the mean of two strengths, for one alone is a matter of chance.
+
+    2026-11-21, seeds 0, 1, 2: mAP .997, .979, .977 as learned; worn .962, .756, .793 frame by frame, .995, .841, .880
+    by tubes with moves (.987, .790, .842 with overlaps, which is not asserted). Of six trainings the gain over frames
+    was .033 to .088, and .012 to .10 with noise of 100. Moves reach every neighbour; overlaps half of them, and so
+    would the moves of a branch that learned nothing.
+    """
+    films = [film(index) for index in VIDEOS]
+    model = learned(films, seed)
+
+    clean = [seen_by(model, one.clip) for one in films]
+    assert mean_precision(films, clean, None) > 0.9
+    by_moves, by_overlap = neighbours_reached(films, clean)
+    assert by_overlap < 0.6
+    assert by_moves > 0.9
+
+    noisy = [[seen_by(model, worn(one.clip, deviation)) for one in films] for deviation in NOISE]
+    by_frame, by_tubes = (
+        np.mean([mean_precision(films, seen, link) for seen in noisy]) for link in (None, tubes.Settings("moves"))
+    )
+    assert by_tubes > by_frame + 0.015
 
 
 @pytest.mark.slow
