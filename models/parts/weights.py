@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import http.client
 import io
 import json
 import pickle
@@ -24,6 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"  # what this project trained itself
+PATIENCE = 60  # seconds that a server may be silent
 COUNTERS = ".num_batches_tracked"  # batch norm's count of training steps: some files have it, no result needs it
 
 
@@ -100,8 +102,8 @@ def read_weights(source: str, published: Mapping[str, str] | None = None) -> Sto
     location = str(_fetch(source, published[source]) if source in published else shipped.get(source, source))
     try:
         # http by the standard library: fsspec's needs one more package for it
-        opened = urllib.request.urlopen(location) if location.startswith(("http://", "https://")) else None
-        with opened or fsspec.open(location, "rb") as file:
+        on_web = location.startswith(("http://", "https://"))
+        with urllib.request.urlopen(location, timeout=PATIENCE) if on_web else fsspec.open(location, "rb") as file:
             content = file.read()
     except (FileNotFoundError, IsADirectoryError):
         names = [*published, *shipped]
@@ -110,7 +112,7 @@ def read_weights(source: str, published: Mapping[str, str] | None = None) -> Sto
         raise FileNotFoundError(
             f"weights {source!r} are neither a file nor a known name{hint}; names: {', '.join(names) or 'none'}"
         ) from None
-    except urllib.error.URLError as error:
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
         raise FileNotFoundError(f"weights {source!r} could not be fetched: {error}") from None
     except (ImportError, ValueError) as error:  # a protocol that fsspec does not know, or whose package is missing
         raise ValueError(f"weights {source!r} cannot be opened: {error}") from None

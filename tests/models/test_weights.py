@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -303,3 +305,18 @@ def test_a_wrong_file_is_refused_in_one_sentence(write: Callable[[Path], object]
 def test_what_is_not_there_is_said(source: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         weights.read_weights(source, {"COCO_V1": "https://example.invalid/x.pth"})
+
+
+def test_a_file_that_breaks_off_on_its_way_is_not_there() -> None:
+    def half(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\nbegun")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=half, args=(server,))
+        thread.start()
+        with pytest.raises(FileNotFoundError, match=r"could not be fetched: IncompleteRead\(5 bytes read, 95 more"):
+            weights.read_weights(f"http://127.0.0.1:{server.getsockname()[1]}/w.pth")
+        thread.join()
