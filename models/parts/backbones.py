@@ -1,7 +1,7 @@
 """Backbones at stride 16: classification networks whose last stage is dilated where it would shrink the map once more.
 
 Both "Integrated detection and tracking" (tracklet-conditioned detection, section 2.3) and "Detect to Track and Track to
-Detect" (section 3.1) run conv5 at conv4's stride with dilated convolutions, so that weights trained on ImageNet fit.
+Detect" (section 3.2) run conv5 at conv4's stride with dilated convolutions, so that weights trained on ImageNet fit.
 
 Batch norms are always frozen, statistics and affine: these detectors train with one or two images a GPU, far too few to
 measure a batch by, and a network has the same tensors however it was begun.

@@ -21,7 +21,7 @@ from torchvision.models import detection
 from models.parts import region_losses, region_proposals
 from models.parts.box_deltas import BoxDeltas
 from models.parts.single_shot import freeze_batch_norms
-from models.parts.two_stage import Dense, Features, Limits, Regions, TwoStage, proposals
+from models.parts.two_stage import Dense, Features, Limits, Regions, TwoStage, proposals, with_truth
 
 
 class FasterRcnn(TwoStage):
@@ -115,8 +115,7 @@ class FasterRcnn(TwoStage):
         All of them if the hardest are to be found among them, otherwise those that torchvision's sampler draws by
         torch's global generator.
         """
-        wanted = [target["boxes"][~target["ignore"]] if "ignore" in target else target["boxes"] for target in targets]
-        boxes = [torch.cat(pair) for pair in zip(proposals(dense, None, self.training_limits), wanted, strict=True)]
+        boxes = with_truth(proposals(dense, None, self.training_limits), targets)
         if self.hardest is not None:
             return boxes
         outputs = [region_losses.assign(one, target)[0] for one, target in zip(boxes, targets, strict=True)]

@@ -26,7 +26,7 @@ from models.parts.position_sensitive import Maps, Pooling, PositionSensitiveHead
 from models.parts.region_losses import region_losses
 from models.parts.small_backbone import SmallBackbone
 from models.parts.small_detector import ASPECTS, DELTAS, PRIOR
-from models.parts.two_stage import Dense, Features, Limits, Regions, proposals
+from models.parts.two_stage import Dense, Features, Limits, Regions, proposals, with_truth
 
 Targets = Sequence[dict[str, Tensor]]
 LEVELS = ("conv3", "conv4", "conv5")
@@ -231,9 +231,8 @@ class Rfcn(nn.Module):
 
         The paper does not say whether true boxes are among them; in R-FCN's code they are.
         """
-        wanted = [target["boxes"][~target["ignore"]] if "ignore" in target else target["boxes"] for target in targets]
-        found = [boxes[: self.configuration.training_proposals] for boxes in self.proposals(dense)]
-        return [torch.cat(boxes) for boxes in zip(found, wanted, strict=True)]
+        best = [boxes[: self.configuration.training_proposals] for boxes in self.proposals(dense)]
+        return with_truth(best, targets)
 
     def losses(self, features: Features, maps: Maps, size: tuple[int, int], targets: Targets) -> dict[str, Tensor]:
         """Both stages' losses on frames of `size`, each a scalar: objectness, anchor_box, class, box (equation 1).

@@ -22,6 +22,7 @@ from torchvision.ops import generalized_box_iou_loss, roi_align, sigmoid_focal_l
 
 from models.parts.region_losses import BACKGROUND, IGNORED
 from models.parts.region_losses import assign as assign_regions
+from models.parts.region_losses import hardest as hardest_of
 from models.parts.small_detector import (
     ASPECTS,
     DELTAS,
@@ -33,7 +34,7 @@ from models.parts.small_detector import (
     grid_anchors,
     per_anchor,
 )
-from models.parts.two_stage import Dense, Features, Limits, Regions, TwoStage
+from models.parts.two_stage import Dense, Features, Limits, Regions, TwoStage, with_truth
 
 FINE, STRIDE, COARSEST = 4, 8, 16  # px a cell: of what regions are pooled from, what anchors look at, the padding
 ANCHOR_SIDES = (24.0, 40.0)  # px, each at every aspect of `small_detector`
@@ -47,9 +48,8 @@ TRAINING_PROPOSALS = 16  # of a frame, besides its true boxes
 class SmallTwoStage(TwoStage):
     """Frames of any size in, regions out.
 
-    num_classes: C, foreground only. widths: of the body's stages. channels: D. hidden: E. hardest: of all frames'
-    regions only so many of the largest loss teach (OHEM, Shrivastava et al., 2016; proposals overlap by .7 at most, and
-    no further suppression is done); None for all.
+    num_classes: C, foreground only. widths: of the body's stages. channels: D. hidden: E. hardest: of each
+    frame's regions only so many of the largest loss teach (OHEM, see `region_losses`); None for all.
     """
 
     def __init__(
@@ -132,9 +132,7 @@ class SmallTwoStage(TwoStage):
 
     def training_boxes(self, dense: Dense, targets: Sequence[dict[str, Tensor]]) -> list[Tensor]:
         """Each frame's best proposals and, after them, its true boxes but for those to ignore."""
-        wanted = [target["boxes"][~target["ignore"]] if "ignore" in target else target["boxes"] for target in targets]
-        found = [boxes[:TRAINING_PROPOSALS] for boxes in self.proposals(dense)]
-        return [torch.cat(boxes) for boxes in zip(found, wanted, strict=True)]
+        return with_truth([boxes[:TRAINING_PROPOSALS] for boxes in self.proposals(dense)], targets)
 
     def anchor_losses(self, dense: Dense, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """See `anchor_losses`."""
@@ -185,7 +183,7 @@ def region_losses(
     box_loss = torch.zeros_like(class_loss)
     box_loss[positive] = 2 * generalized_box_iou_loss(DELTAS.decode(boxes[positive], deltas[positive, 0]), truth)
     if hardest is not None:
-        chosen = (class_loss + box_loss).detach().topk(min(hardest, len(outputs))).indices
+        chosen = hardest_of(class_loss + box_loss, [len(of_frame.boxes) for of_frame in regions], hardest)
         class_loss, box_loss, positive = class_loss[chosen], box_loss[chosen], positive[chosen]
     num_positive = positive.sum().clamp(min=1)
     return {"class": class_loss.sum() / num_positive, "box": box_loss.sum() / num_positive}

@@ -182,6 +182,12 @@ def proposals(dense: Dense, logits: Tensor | None, limits: Limits) -> list[Tenso
     return found
 
 
+def with_truth(boxes: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]) -> list[Tensor]:
+    """Each frame's boxes (R, 4) and, after them, its true ones but for those to ignore; targets: see `losses`."""
+    true = [target["boxes"][~target["ignore"]] if "ignore" in target else target["boxes"] for target in targets]
+    return [torch.cat(pair) for pair in zip(boxes, true, strict=True)]
+
+
 def detected(
     regions: Regions, size: tuple[int, int], probabilities: Tensor | None, limits: Limits
 ) -> tuple[PlainDetections, Tensor]:

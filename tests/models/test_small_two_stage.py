@@ -272,9 +272,9 @@ def naive_region_losses(regions: Regions, truth: dict[str, Tensor]) -> list[tupl
 def test_region_losses_are_sums_over_those_that_count(hardest: int | None) -> None:
     frames = [some_regions(20), some_regions(15)]
     truths = [target([[20, 20, 44, 44]], [1]), target([[18, 22, 40, 44], [60, 60, 90, 90]], [0, 1])]
-    naive = [row for regions, truth in zip(frames, truths, strict=True) for row in naive_region_losses(regions, truth)]
-    assert 5 < sum(finds for *_, finds in naive) < 30
-    naive = sorted(naive, key=lambda row: -row[0] - row[1])[:hardest]
+    of_frames = [naive_region_losses(regions, truth) for regions, truth in zip(frames, truths, strict=True)]
+    assert 5 < sum(finds for rows in of_frames for *_, finds in rows) < 30
+    naive = [row for rows in of_frames for row in sorted(rows, key=lambda row: -row[0] - row[1])[:hardest]]
     losses = region_losses(frames, truths, hardest)
     found = max(1, sum(finds for *_, finds in naive))
     assert losses["class"].item() == pytest.approx(sum(row[0] for row in naive) / found, rel=1e-5)
