@@ -39,8 +39,8 @@ Array = NDArray[Any]
 class Settings:
     """evidence: what makes psi 1. moves: a move k of the earlier frame with IoU(i, start_k) and IoU(j, end_k) both at
     least min_iou, and nothing after a frame without moves; overlap: IoU(i, j) of at least min_iou; moves_else_overlap:
-    overlap where there are no moves. Moves pay where objects leave half of their box from one frame that is looked at to the
-    next; of slow objects the overlap says as much, and more if the moves' ends err by a fifth of a side.
+    overlap where there are no moves. Moves pay where objects leave half of their box from one frame that is looked at
+    to the next; of slow objects the overlap says as much, and more where ends err by a fifth of a side.
 
     rescore: tube adds to each score of a tube the mean of its ceil(alpha * n) highest; causal, at each box, of those
     up to there (the paper's online version); none leaves scores as they are.
