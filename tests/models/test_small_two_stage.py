@@ -14,7 +14,7 @@ from torchvision.ops import box_iou, generalized_box_iou
 
 from models.parts.anchors import has_area
 from models.parts.small_detector import DELTAS, IGNORED, assign
-from models.parts.small_two_stage import LIMITS, TRAINING_PROPOSALS, SmallTwoStage, anchor_losses, region_losses
+from models.parts.small_two_stage import LIMITS, SmallTwoStage, anchor_losses, region_losses
 from models.parts.two_stage import Dense, Features, Limits, Regions, detected, proposals
 
 SIZE = (64, 96)
@@ -286,7 +286,7 @@ def test_true_boxes_are_learned_on_but_for_those_to_ignore() -> None:
     _, dense = first_stage(network, pictures(2))
     truth = [target([[1, 2, 30, 40], [5, 5, 9, 9]], [0, 1], [False, True]), target([], [])]
     first, second = network.training_boxes(dense, truth)
-    assert [len(first), len(second)] == [TRAINING_PROPOSALS + 1, TRAINING_PROPOSALS]
+    assert [len(first), len(second)] == [LIMITS.num_proposals + 1, LIMITS.num_proposals]
     assert first[-1].tolist() == [1, 2, 30, 40]
     assert not first.requires_grad
     assert has_area(first).all()
