@@ -12,7 +12,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from torch import nn
 from jobs import prepare
 from jobs.command import main
 from jobs.options import OF_DETECTION, Address, IsLocal
+from jobs.trainings import RECIPES
 from models.parts.weights import write_weights
 from pipeline import flow, scoring, training
 from pipeline.config import did_you_mean, digest, plain
@@ -34,102 +35,12 @@ from pipeline.recipe import Recipe
 from pipeline.tables import Run, commit, versions
 from pipeline.training import Fitted, Training
 
-
-def small_synthetic() -> Training:
-    """SMOT's small detector on the training split of synthetic-v1: the weights that the demo runs on.
-
-    trackloom train --recipe small-synthetic --local --half --output models/weights/smot-synthetic-v1.safetensors
-    """
-    return Training(
-        name="small-synthetic",
-        model_settings={"detector": "small"},
-        catalog_settings={"split": "train"},
-        validation={"split": "val"},
-        steps=9000,
-        learning_rate=3e-3,
-        flip_vertical=True,  # a pattern upside down or in other colours is the same pattern
-        permute_colours=True,
-    )
-
-
-def tracklet_rcnn_synthetic() -> Training:
-    """TCD on the small detector, both stages conditioned; on neighbouring frames (appendix A1).
-
-    trackloom train --recipe tracklet-rcnn-synthetic --local --half -o tracklet-rcnn-synthetic-v1.safetensors
-    """
-    return replace(
-        small_synthetic(),
-        name="tracklet-rcnn-synthetic",
-        model="tracklet_rcnn",
-        frames_per_clip=2,
-        batch_size=4,  # as many frames a step
-    )
-
-
-def detect_to_track_synthetic() -> Training:
-    """D&T on the small backbone; on neighbouring frames (section 5.2).
-
-    trackloom train --recipe detect-to-track-synthetic --local --half -o detect-to-track-synthetic-v1.safetensors
-    """
-    return replace(
-        tracklet_rcnn_synthetic(),
-        name="detect-to-track-synthetic",
-        model="detect_to_track",
-        model_settings={"backbone": "small"},
-        linker="tubes",
-    )
-
-
-def plug_and_play_synthetic_detector() -> Training:
-    """The small detector that PnP's tracker is plugged into, without it.
-
-    trackloom train --recipe plug-and-play-synthetic-detector --local --half -o detector.safetensors
-    """
-    return replace(
-        small_synthetic(),
-        name="plug-and-play-synthetic-detector",
-        model="plug_and_play",
-        model_settings={"detector": "small", "train": "detector", "tracking_first": False, "moves": False},
-        linker="seq_nms",
-    )
-
-
-def plug_and_play_synthetic_tracker() -> Training:
-    """PnP's tracker in the small detector, which stays as it is; on frames up to 9 apart, either way (section 6.2).
-
-    trackloom train --recipe plug-and-play-synthetic-tracker --set model.weights=detector.safetensors --local --half
-        -o plug-and-play-synthetic-v1.safetensors
-    """
-    return replace(
-        tracklet_rcnn_synthetic(),
-        name="plug-and-play-synthetic-tracker",
-        model="plug_and_play",
-        model_settings={
-            "detector": "small",
-            "train": "tracker",
-            "weights": "plug-and-play-synthetic-v1-detector",
-        },
-        linker="seq_nms",
-        linker_settings={"links": "moves"},
-        max_gap=9,
-        reverse=True,
-    )
-
-
 PARTS = {
     "model": "model_settings",
     "catalog": "catalog_settings",
     "validation": "validation",
     "linker": "linker_settings",
 }
-RECIPES: dict[str, Callable[[], Training]] = {
-    "small-synthetic": small_synthetic,
-    "tracklet-rcnn-synthetic": tracklet_rcnn_synthetic,
-    "detect-to-track-synthetic": detect_to_track_synthetic,
-    "plug-and-play-synthetic-detector": plug_and_play_synthetic_detector,
-    "plug-and-play-synthetic-tracker": plug_and_play_synthetic_tracker,
-}
-
 Set = Annotated[
     list[str] | None,
     typer.Option(

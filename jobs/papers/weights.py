@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import models
+from jobs.trainings import DETECTOR
 from pipeline.recipe import Recipe
 
 SHIPPED = Path(models.__file__).parent / "weights"  # where models find weights by their name
@@ -73,6 +74,9 @@ def tracklet_rcnn() -> list[Weights]:
     found = []
     for ending, (text, settings) in variants.items():
         flow = {"model.aggregate_flow": "raft_small"} if "model.aggregate" in settings else {}
+        # Deformable convolutions have tensors that the small detector's weights lack.
+        anew = "model.deformable" in settings
+        start = {"model.weights": "random", "steps": "9000", "learning_rate": "0.003"} if anew else {}
         found += [
             Weights(
                 f"tracklet-rcnn-resnet101-vid{ending}",
@@ -83,7 +87,8 @@ def tracklet_rcnn() -> list[Weights]:
             Weights(
                 f"tracklet-rcnn-synthetic-v1{ending}",
                 f"the small TCD{text}, synthetic-v1",
-                _on_synthetic("tracklet-rcnn-synthetic", settings),
+                _on_synthetic("tracklet-rcnn-synthetic", {**settings, **start}),
+                after="" if anew else DETECTOR,
             ),
         ]
     mot = {**resnet, "model.benchmark": "mot15"}
@@ -165,7 +170,7 @@ def plug_and_play() -> list[Weights]:
     return [
         *found,
         Weights(
-            f"{small}-detector",
+            DETECTOR,
             "the small detector, synthetic-v1",
             _on_synthetic(f"{training}-detector", {}),
         ),
@@ -173,7 +178,7 @@ def plug_and_play() -> list[Weights]:
             small,
             "the small detector and the tracker in it, synthetic-v1",
             _on_synthetic(f"{training}-tracker", {}),
-            after=f"{small}-detector",
+            after=DETECTOR,
         ),
     ]
 

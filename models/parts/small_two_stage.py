@@ -40,8 +40,8 @@ FINE, STRIDE, COARSEST = 4, 8, 16  # px a cell: of what regions are pooled from,
 ANCHOR_SIDES = (24.0, 40.0)  # px, each at every aspect of `small_detector`
 POOLED = 4  # cells of a region's side
 SAMPLES = 2  # of RoIAlign in a cell, along each axis: objects of some 33 px are 8 cells of the fine map wide
-# 16 proposals find as much as 100 on synthetic-v1 (mAP within .01). As many teach as are asked about: background that the
-# second stage never saw is lifted by whatever tracklet it looks like.
+# 16 proposals find as much as 100 on synthetic-v1 (mAP within .01). As many teach as are asked about: background that
+# the second stage never saw is lifted by whatever tracklet it looks like.
 LIMITS = Limits(per_level=256, num_proposals=32, min_score=0.02)
 
 
