@@ -341,8 +341,7 @@ class Model(nn.Module):
         """
         pairs = zip(levels, later_levels, self.correlations, strict=True)
         correlations = [correlation(level, later, *how) for level, later, how in pairs]
-        maps_of_tracks: Tensor = self.track_branch.maps(maps.deltas, later_maps.deltas, correlations)
-        return maps_of_tracks
+        return self.track_branch.maps(maps.deltas, later_maps.deltas, correlations)
 
     def losses(self, clips: Sequence[Tensor], targets: Sequence[Sequence[dict[str, Tensor]]]) -> dict[str, Tensor]:
         """Equation 1 and the RPN's losses, each a scalar, over all frames of all clips, which share one size.
@@ -396,7 +395,6 @@ def averaged(probabilities: Tensor, tracks: Sequence[Tracks]) -> Tensor:
 
 def memory_of(memory: object | None) -> Memory:
     """What is known of a clip before its next frames."""
-    if memory is None:
-        return Memory()
-    assert isinstance(memory, Memory)
-    return memory
+    known = Memory() if memory is None else memory
+    assert isinstance(known, Memory)
+    return known
