@@ -14,8 +14,9 @@ export OMP_NUM_THREADS ?= 1
 demo: environment
 	$(BIN)/trackloom run --recipe demo --output runs/demo
 
+# A process for each core; a file's tests stay together, for what they share.
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu"
 
 test-slow: lint
 	$(BIN)/python -m pytest

@@ -48,7 +48,36 @@ def smot_coco() -> Recipe:
     )
 
 
-OURS: dict[str, Callable[[], Recipe]] = {"demo": demo, "smot-coco": smot_coco}
+def tcd_coco() -> Recipe:
+    """TCD on torchvision's Faster R-CNN with its COCO weights, on your own videos; its features stand for embeddings.
+
+    trackloom run VIDEOS --recipe tcd-coco --output runs/mine
+    """
+    settings = {"detector": "fasterrcnn_resnet50_fpn_v2", "embedding": "fc7", "condition": "stage_2"}
+    return Recipe(name="tcd-coco", model="tracklet_rcnn", model_settings=settings, linker="tracklets")
+
+
+def pnp_coco() -> Recipe:
+    """Tracking-first detection on the same; its second stage follows the boxes, Seq-Track-NMS links them.
+
+    trackloom run VIDEOS --recipe pnp-coco --output runs/mine
+    """
+    settings = {"detector": "fasterrcnn_resnet50_fpn_v2", "tracker": "regression"}
+    return Recipe(
+        name="pnp-coco",
+        model="plug_and_play",
+        model_settings=settings,
+        linker="seq_nms",
+        linker_settings={"links": "moves"},
+    )
+
+
+OURS: dict[str, Callable[[], Recipe]] = {
+    "demo": demo,
+    "smot-coco": smot_coco,
+    "tcd-coco": tcd_coco,
+    "pnp-coco": pnp_coco,
+}
 
 
 @lru_cache(maxsize=1)

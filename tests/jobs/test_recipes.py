@@ -93,6 +93,16 @@ class TestRecipes:
         (video,) = Run(output).table("videos").to_pylist()
         assert (video["status"], video["frames_decoded"]) == ("ok", 12)
 
+    @pytest.mark.parametrize("name", ["tcd-coco", "pnp-coco"])
+    def test_published_weights_need_no_training(self, name: str, videos: Path, tmp_path: Path) -> None:
+        """The smallest of torchvision's detectors, with random numbers in the place of what COCO taught."""
+        small = ["model.detector=fasterrcnn_mobilenet_v3_large_320_fpn", "model.weights=random"]
+        output = str(tmp_path / "run")
+        source = [str(videos / "deeper")]
+        assert run(source, output=output, recipe=name, settings=small, local=True, report=False) == 0
+        (video,) = Run(output).table("videos").to_pylist()
+        assert (video["status"], video["frames_decoded"]) == ("ok", 12)
+
     def test_every_name_loads_what_it_names(self) -> None:
         for name in recipes.names():
             assert recipes.load(name).name in ALL
@@ -288,7 +298,7 @@ class TestListing:
     ) -> None:
         assert called(monkeypatch, "recipes", "--json") == 0
         found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
-        assert list(found) == ["demo", "smot-coco", *(row.name for row in recipes.rows())]
+        assert list(found) == [*recipes.OURS, *(row.name for row in recipes.rows())]
         assert {*recipes.names()} == {
             name + ending
             for name, each in found.items()
