@@ -15,7 +15,7 @@ from torch import Tensor
 
 from catalogs import synthetic
 from models.parts.small_two_stage import SmallTwoStage
-from models.tracklet_rcnn import Model, Settings
+from models.tracklet_rcnn import Model, Settings, build
 from pipeline import scoring
 from pipeline.labelled import target_of
 from pipeline.schemas import TRACKS
@@ -111,3 +111,34 @@ def test_tracklets_tell_what_a_burst_hides() -> None:
     assert scores["alone"][1] > 0.85, scores  # it has learned these videos
     for name in ("integrated", "propagated", "rescored"):
         assert scores[name][0] > scores["alone"][0] + 0.04, scores
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="Table 1"),
+        pytest.param({"deformable": True, "aggregate": 1}, id="Table 4, DCNv2 and FGFA"),
+        pytest.param({"benchmark": "mot15"}, id="MOT15"),
+    ],
+)
+def test_the_papers_network_follows_boxes_at_the_papers_size(settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = build(
+        Settings(
+            detector="resnet101",
+            weights="random",
+            classes=tuple(f"class {i}" for i in range(30)),
+            min_score=0.0,
+            start_score=0.0,
+            **settings,
+        )
+    )
+    assert model.resize["short_side"] == (800 if "benchmark" in settings else 600)
+    random = torch.Generator().manual_seed(1)
+    frame = torch.randint(0, 256, (1, 3, 600, 1000), dtype=torch.uint8, generator=random)
+    first, second = model.detect([torch.cat([frame, frame])], [None])[0][0]
+    followed = set(first["tracklet_id"].tolist()) & set(second["tracklet_id"].tolist()) - {-1}
+    assert len(followed) > 20  # what was there is there again
+    assert second["class_scores"].shape == (len(second["boxes"]), 31)
+    assert second["class_scores"].isfinite().all()
