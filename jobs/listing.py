@@ -39,9 +39,9 @@ def of_row(row: Row) -> dict[str, Any]:
     }
 
 
-def of_ours(recipe: Recipe, says: str) -> dict[str, Any]:
-    """A recipe of no paper's table, with the same keys."""
-    row = Row(recipe.name, recipe.model, "", says, {})
+def of_ours(recipe: Recipe, paper: str, says: str) -> dict[str, Any]:
+    """A recipe of no table, with the same keys; paper: its system's."""
+    row = Row(recipe.name, paper, "", says, {})
     return {**of_row(row), "table": None, "kind": "recipe", "recipe": recipe.name, "runs": [of_recipe(recipe)]}
 
 

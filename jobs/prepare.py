@@ -75,9 +75,17 @@ def check_trained(recipe: Recipe, model: Any) -> None:
     if model.untrained and given != "random":
         raise ValueError(
             f"model {recipe.model} uses {' and '.join(model.untrained)}, which its weights {given or 'default'!r} do "
-            "not hold: give weights that do with --set model.weights=FILE, train them with `trackloom train --model "
-            f"{recipe.model}`, or, where results do not matter, say --set model.weights=random"
+            f"not hold: give weights that do with --set model.weights=FILE, train them{how_trained(recipe.model)}, or, "
+            "where results do not matter, say --set model.weights=random"
         )
+
+
+def how_trained(model: str) -> str:
+    """' as ... does', the named training that ends with all parts of a model, else ''."""
+    from jobs.trainings import RECIPES  # brings torch
+
+    named = [name for name, make in RECIPES.items() if make().model == model]  # what begins with another comes later
+    return f" as `trackloom train --recipe {named[-1]}` does" if named else ""
 
 
 def listed(recipe: Recipe, name: str, source: str) -> list[VideoInfo]:
@@ -108,9 +116,22 @@ def check_linker(recipe: Recipe, evidence: frozenset[str], who: str) -> None:
     lacking = (linker.NEEDS | getattr(chosen, "needs", frozenset())) - evidence
     if lacking:
         given = ", ".join(sorted(evidence)) or "boxes, scores and labels only"
+        by_settings = "" if linker.NEEDS - evidence else "change its settings, or "
+        others = ", ".join(name for name in linkers_for(evidence) if name != recipe.linker)
         raise ValueError(
-            f"linker {recipe.linker} needs {', '.join(sorted(lacking))}; {who} gives {given}. Choose another --linker"
+            f"linker {recipe.linker} needs {', '.join(sorted(lacking))}; {who} gives {given}; {by_settings}choose "
+            f"another linker: {others}"
         )
+
+
+def linkers_for(evidence: frozenset[str]) -> list[str]:
+    """The linkers that, as they are, can build on this evidence."""
+    found = {name: load("linker", name) for name in available("linker")}
+    return [
+        name
+        for name, linker in found.items()
+        if linker.NEEDS | getattr(linker.Settings(), "needs", frozenset()) <= evidence
+    ]
 
 
 def check_reads_detections(name: str) -> None:

@@ -133,8 +133,9 @@ def recipes(
     ours = {name: str(make.__doc__).split("\n")[0] for name, make in OURS.items() if paper is None}
     chosen = [row for row in rows() if paper in (None, row.paper)]
     if as_json:
-        objects = [listing.of_ours(load(name), says) for name, says in ours.items()] + list(map(listing.of_row, chosen))
-        print(json.dumps(objects, indent=1))
+        stems = {row.run.recipe.model: row.paper for row in rows() if row.run} | {"smot": "smot"}
+        objects = [listing.of_ours(load(name), stems[load(name).model], says) for name, says in ours.items()]
+        print(json.dumps(objects + [listing.of_row(row) for row in chosen], indent=1))
         return 0
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140, highlight=False)
     if ours:

@@ -23,7 +23,7 @@ from torch import nn
 
 from jobs import prepare
 from jobs.command import main
-from jobs.options import OF_DETECTION, Address, IsLocal
+from jobs.options import OF_DETECTION, Address, CatalogName, ModelName
 from jobs.trainings import RECIPES
 from models.parts.weights import write_weights
 from pipeline import flow, scoring, training
@@ -56,13 +56,13 @@ def train(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The weights to write.", metavar="FILE.safetensors")],
     recipe: Annotated[str | None, typer.Option(help=f"A named training: {', '.join(RECIPES)}.")] = None,
-    catalog: Annotated[str | None, typer.Option(help="What SOURCE is: synthetic, mot ...")] = None,
-    model: Annotated[str | None, typer.Option(help="The network: smot ...")] = None,
+    catalog: CatalogName = None,
+    model: ModelName = None,
     settings: Set = None,
     steps: Annotated[int | None, typer.Option(help="How many batches to learn from.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is random.", min=0)] = None,
     workers: Annotated[int | None, typer.Option(help="Ray workers that share every batch.", min=1)] = None,
-    local: IsLocal = False,
+    local: Annotated[bool, typer.Option("--local", help="In a plain loop in this process, without Ray.")] = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="Train on GPUs, one a worker.")] = False,
     storage: Annotated[
         str | None, typer.Option(help="A folder that all workers reach, where there are machines.")
@@ -161,8 +161,9 @@ def taught(model: Any, before: Any) -> dict[str, nn.Module]:
     held = before.extras.keys() - before.weights.missing if before.weights else set()
 
     def learned(name: str) -> bool:
+        # Biases tell: the weights of what nothing teaches still decay.
         pairs = zip(model.extras[name].parameters(), before.extras[name].parameters(), strict=True)
-        return any(not torch.equal(now.cpu(), then.cpu()) for now, then in pairs)
+        return any(not torch.equal(now.cpu(), then.cpu()) for now, then in pairs if now.ndim <= 1)
 
     return {name: extra for name, extra in model.extras.items() if name in held or learned(name)}
 
@@ -194,6 +195,7 @@ def validate(chosen: Training, weights: Path) -> dict[str, float]:
     except ValueError as error:  # a part that runs would use, and that this training left alone
         print(f"{weights} is not scored: {error}", file=sys.stderr)
         return {}
+    print(f"scoring {weights} on {len(job.videos)} videos", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:
         run = Run(folder).claim(job.identity(OF_DETECTION), job.model.classes)
         flow.detect(run, recipe, job.videos, job.model, Local(), flow.Workers(fuse=True), quiet)
@@ -205,7 +207,7 @@ def validate(chosen: Training, weights: Path) -> dict[str, float]:
 
 
 def quiet(*_: object) -> None:
-    """Says nothing of how far the validation is: it takes seconds."""
+    """Says nothing of how far the validation is: it takes less than a minute."""
 
 
 def command() -> str:

@@ -84,7 +84,9 @@ class Settings:
         if self.average and not self.track:
             raise ValueError("detect_to_track.average is true; it needs detect_to_track.track, whose boxes it scores")
         if self.bidirectional and not self.average:
-            raise ValueError("detect_to_track.bidirectional is true; it needs average, which then looks both ways")
+            raise ValueError(
+                "detect_to_track.bidirectional is true; it needs detect_to_track.average, which then looks both ways"
+            )
         if self.backbone_weights and (self.backbone == "small" or self.weights != "random"):
             raise ValueError(
                 f"detect_to_track.backbone_weights is {self.backbone_weights!r}; it is for weights 'random' and a "

@@ -307,7 +307,7 @@ class TestListing:
             if each["small"] or not ending
         }
         assert len({frozenset(each) for each in found.values()}) == 1  # all have the same keys
-        assert found["demo"]["paper"] == "smot"
+        assert (found["demo"]["paper"], found["pnp-coco"]["paper"]) == ("smot", "plug_and_play_tracker")
         late = found["tcd-plain-late"]
         assert (late["recipe"], late["small"], late["kind"]) == ("tcd-late", "tcd-late-small", "recipe")
         assert late["published"] == {"mAP_det [%]": 75.8, "mAP_track [%]": 65.9}

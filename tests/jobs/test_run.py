@@ -173,7 +173,10 @@ BAD_COMMANDS = {
     "value out of range": (["run", "{videos}", "--set", "model.sigma_det=7"], "sigma_det is 7"),
     "corrupt weights": (["run", "{videos}", "--set", "model.weights={videos}/a.mp4"], "a.mp4"),
     "missing weights": (["run", "{videos}", "--set", "model.weights=nosuch.safetensors"], "nosuch"),
-    "impossible pair": (["link", "{given}", "--linker", "keep"], "linker keep needs tracklet_id"),
+    "impossible pair": (
+        ["link", "{given}", "--linker", "keep"],
+        "gives boxes, scores and labels only; choose another linker: bytetrack, offline, online, seq_nms, ",
+    ),
     "what the settings leave out": (
         [
             *("run", "{videos}", "--model", "plug_and_play", "--set", "model.moves=false"),

@@ -120,6 +120,16 @@ def test_d_alone_is_what_d_and_t_begins_with(tmp_path: Path, capsys: pytest.Capt
     assert any(name.startswith("track_branch.") for name in both)
 
 
+def test_embeddings_that_saw_no_pair_are_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weight decay changes them, and nothing else does."""
+    output = tmp_path / "alone.safetensors"
+    held = shortly("tracklet-rcnn-synthetic", output, "frames_per_clip=1", "model.weights=random")
+    assert not any(name.startswith("embeddings.") for name in held)
+    said = capsys.readouterr().err
+    assert "alone.safetensors is not scored: model tracklet_rcnn uses embeddings" in said
+    assert "train them as `trackloom train --recipe tracklet-rcnn-synthetic` does" in said
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_named_training_says_how_it_is_started(name: str) -> None:
     assert f"trackloom train --recipe {name} " in str(RECIPES[name].__doc__)

@@ -81,7 +81,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
         ({"nms_iou": 1.5}, "detect_to_track.nms_iou is 1.5; it must be between 0 and 1"),
         ({"stride": 0}, "detect_to_track.stride is 0; it must be at least 1"),
         ({"average": True, "track": False}, "average is true; it needs detect_to_track.track"),
-        ({"bidirectional": True}, "bidirectional is true; it needs average"),
+        ({"bidirectional": True}, "bidirectional is true; it needs detect_to_track.average"),
         ({"backbone_weights": "IMAGENET1K_V2", "weights": "random"}, "not for weights 'random' and backbone 'small'"),
         ({"backbone_weights": "IMAGENET1K_V2", "backbone": "resnet50"}, "not for weights 'default' and"),
     ],
