@@ -26,7 +26,7 @@ from models.parts.lock_step import lock_step
 from models.parts.position_sensitive import Maps, Pooling
 from models.parts.rfcn import PAPER, SMALL, Rfcn, Seen, chosen, joined
 from models.parts.small_backbone import SmallBackbone
-from models.parts.track_branch import TrackBranch, in_both, track_loss
+from models.parts.track_branch import TrackBranch, Tracks, averaged, in_both, track_loss
 from models.parts.two_stage import Features
 
 GIVES = frozenset({"class_scores", "moves"})
@@ -368,31 +368,6 @@ class Model(nn.Module):
             deltas = self.track_branch(track_maps, starts, 1 / self.detector.configuration.stride)
             losses["track"] = track_loss(deltas, torch.cat(starts), torch.cat(ends), TRACKS)
         return losses
-
-
-class Tracks(NamedTuple):
-    """What is said of the regions of a frame in another: where, as deltas (R, 4), and how they look there.
-
-    inside: (R,), which are in the frame at all; probabilities: (R, C + 1), of those. None where nobody asks.
-    """
-
-    deltas: Tensor
-    inside: Tensor | None
-    probabilities: Tensor | None
-
-
-def averaged(probabilities: Tensor, tracks: Sequence[Tracks]) -> Tensor:
-    """The mean of probabilities (R, C + 1) in a frame and in those that the regions were tracked to (section 5.3).
-
-    A region that left a frame is not asked there.
-    """
-    total, count = probabilities, torch.ones_like(probabilities[:, :1])
-    for _, inside, there in tracks:
-        assert inside is not None
-        assert there is not None
-        total = total + there * inside[:, None]
-        count = count + inside[:, None]
-    return total / count
 
 
 def memory_of(memory: object | None) -> Memory:

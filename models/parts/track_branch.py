@@ -8,6 +8,7 @@ Legend: N pairs of frames, R boxes of all their first frames, k bins a side, C f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -104,3 +105,28 @@ def moves(
         "scores": scores[keep],
         "box_id": torch.where(best == none, -1, best)[keep],
     }
+
+
+class Tracks(NamedTuple):
+    """What is said of the regions of a frame in another: where, as deltas (R, 4), and how they look there.
+
+    inside: (R,), which are in the frame at all; probabilities: (R, C + 1), of those. None where nobody asks.
+    """
+
+    deltas: Tensor
+    inside: Tensor | None
+    probabilities: Tensor | None
+
+
+def averaged(probabilities: Tensor, tracks: Sequence[Tracks]) -> Tensor:
+    """The mean of probabilities (R, C + 1) in a frame and in those that the regions were tracked to (section 5.3).
+
+    A region that left a frame is not asked there.
+    """
+    total, count = probabilities, torch.ones_like(probabilities[:, :1])
+    for _, inside, there in tracks:
+        assert inside is not None
+        assert there is not None
+        total = total + there * inside[:, None]
+        count = count + inside[:, None]
+    return total / count

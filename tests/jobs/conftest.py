@@ -7,12 +7,14 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from jobs.run import run
 from models.parts.small_detector import SmallDetector
 from models.parts.weights import write_weights
+from pipeline.tables import read_run
 
 
 def drawn(path: Path, num_frames: int, seed: int) -> None:
@@ -99,3 +101,40 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     OnRay("local").start()
     yield
     ray.shutdown()
+
+
+def plain_table(output: Path, name: str) -> pa.Table:
+    """A run's table without what may differ: the seconds it took, and how its files share out the names."""
+    whole = read_run(str(output)).table(name)
+    if name == "videos":
+        whole = whole.drop(["decode_s", "detect_s", "link_s"])
+    plain = [
+        pa.field(field.name, pa.string() if pa.types.is_dictionary(field.type) else field.type)
+        for field in whole.schema
+    ]
+    return whole.cast(pa.schema(plain)).combine_chunks()
+
+
+@pytest.fixture
+def table() -> Callable[[Path, str], pa.Table]:
+    """Reads a run's table; see `plain_table`."""
+    return plain_table
+
+
+@pytest.fixture
+def same_rows() -> Callable[[Path, Path], None]:
+    """Asserts that two runs hold the same."""
+
+    def compared(one: Path, other: Path) -> None:
+        for name in ("detections", "tracks", "videos"):
+            assert plain_table(one, name).equals(plain_table(other, name)), name
+
+    return compared
+
+
+@pytest.fixture(scope="session")
+def undisturbed(videos: Path, start: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of 8 frames, in a plain loop, without a stop."""
+    output = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert start(videos, output, clip_frames=8) == 0
+    return output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shutil
@@ -27,41 +26,16 @@ from pipeline import decoders, flow, planning
 from pipeline.clips import Decode, Decoded, Unit, clips_of
 from pipeline.decoders import AvReader
 from pipeline.detect import Detect
-from pipeline.engine import OnRay, Stage, StageError
 from pipeline.records import Clip, ClipRef, Resize, VideoInfo
 from pipeline.tables import Run, read_run
 
 Runs = Callable[..., int]
 
-TABLES = ("detections", "tracks", "videos")
+Table = Callable[[Path, str], pa.Table]
+SameRows = Callable[[Path, Path], None]
 
 
-def table(output: Path, name: str) -> pa.Table:
-    """A run's table without what may differ: the seconds it took, and how its files share out the names."""
-    whole = read_run(str(output)).table(name)
-    if name == "videos":
-        whole = whole.drop(["decode_s", "detect_s", "link_s"])
-    plain = [
-        pa.field(field.name, pa.string() if pa.types.is_dictionary(field.type) else field.type)
-        for field in whole.schema
-    ]
-    return whole.cast(pa.schema(plain)).combine_chunks()
-
-
-def assert_same_rows(one: Path, other: Path) -> None:
-    for name in TABLES:
-        assert table(one, name).equals(table(other, name)), name
-
-
-@pytest.fixture(scope="module")
-def undisturbed(videos: Path, start: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clips of 8 frames, in a plain loop, without a stop."""
-    output = tmp_path_factory.mktemp("runs") / "undisturbed"
-    assert start(videos, output, clip_frames=8) == 0
-    return output
-
-
-def test_every_frame_is_on_record_once(undisturbed: Path) -> None:
+def test_every_frame_is_on_record_once(table: Table, undisturbed: Path) -> None:
     detections = table(undisturbed, "detections").to_pandas()
     owned = detections[detections.owned]
     for name, count in {"a": 30, "b": 21, "deeper/c": 12}.items():
@@ -79,7 +53,7 @@ def test_seconds_are_of_the_stage_that_spent_them(undisturbed: Path) -> None:
     assert (rows.detect_s > 0).all()
 
 
-def test_tracks_keep_the_promises_of_the_table(undisturbed: Path) -> None:
+def test_tracks_keep_the_promises_of_the_table(table: Table, undisturbed: Path) -> None:
     tracks = table(undisturbed, "tracks")
     rows = tracks.to_pandas()
     assert rows.track_id.notna().any()
@@ -106,15 +80,15 @@ def test_files_say_what_made_them(undisturbed: Path) -> None:
 
 
 def test_shards_hold_whole_videos_and_the_same_rows(
-    videos: Path, start: Runs, undisturbed: Path, tmp_path: Path
+    same_rows: SameRows, videos: Path, start: Runs, undisturbed: Path, tmp_path: Path
 ) -> None:
     assert start(videos, tmp_path / "run", clip_frames=8, settings=["videos_per_shard=2"]) == 0
     assert len(list((tmp_path / "run" / "tracks").glob("*.parquet"))) == 2
-    assert_same_rows(tmp_path / "run", undisturbed)
+    same_rows(tmp_path / "run", undisturbed)
 
 
 def test_whole_videos_and_clips_detect_the_same_boxes_where_nothing_is_remembered(
-    videos: Path, start: Runs, tmp_path: Path
+    table: Table, videos: Path, start: Runs, tmp_path: Path
 ) -> None:
     """With no tracklets the network has no memory: cutting must not change what it sees."""
     for name, frames in (("whole", None), ("cut", 5)):
@@ -142,7 +116,7 @@ def half_bad(videos: Path, start: Runs, tmp_path_factory: pytest.TempPathFactory
     return folder / "run"
 
 
-def test_no_video_vanishes_and_each_bad_one_says_why(half_bad: Path) -> None:
+def test_no_video_vanishes_and_each_bad_one_says_why(table: Table, half_bad: Path) -> None:
     rows = {row["video_id"]: row for row in table(half_bad, "videos").to_pylist()}
     statuses = {name: row["status"] for name, row in rows.items()}
     assert statuses == {"good": "ok", "text": "failed", "empty": "failed", "cut": "failed"}
@@ -151,7 +125,7 @@ def test_no_video_vanishes_and_each_bad_one_says_why(half_bad: Path) -> None:
         assert "\n" not in rows[name]["error"]
 
 
-def test_the_good_video_among_bad_ones_is_whole(half_bad: Path) -> None:
+def test_the_good_video_among_bad_ones_is_whole(table: Table, half_bad: Path) -> None:
     assert set(table(half_bad, "tracks")["video_id"].to_pylist()) == {"good"}
     assert len(table(half_bad, "detections")) == 30
 
@@ -248,7 +222,7 @@ def test_explain_prints_the_plan_and_does_nothing(
 
 
 def test_killed_and_started_again_equals_undisturbed(
-    videos: Path, start: Runs, settings: list[str], undisturbed: Path, tmp_path: Path
+    same_rows: SameRows, videos: Path, start: Runs, settings: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
     words = [str(videos), "--linker", "tracklets", "--clip-frames", "8", "--local", "--no-report", "-o", str(output)]
@@ -275,9 +249,9 @@ def test_killed_and_started_again_equals_undisturbed(
         assert start(videos, output, clip_frames=8) == 0
     assert before
     assert not before.keys() & set(seen), "what was marked done was done again"
-    assert_same_rows(output, undisturbed)
+    same_rows(output, undisturbed)
     assert start(videos, output, clip_frames=8) == 0  # nothing is left to do, and nothing changes
-    assert_same_rows(output, undisturbed)
+    same_rows(output, undisturbed)
 
 
 def test_ctrl_c_says_that_nothing_is_lost(videos: Path, settings: list[str], tmp_path: Path) -> None:
@@ -303,82 +277,9 @@ def test_ctrl_c_says_that_nothing_is_lost(videos: Path, settings: list[str], tmp
     assert process.returncode == 130
 
 
-class TestOnRay:
-    """One session; rows are those of the plain loop, bit for bit."""
-
-    @pytest.mark.parametrize("fuse", [False, True], ids=["decode stage", "fused"])
-    def test_ray_equals_local(
-        self, ray_session: None, videos: Path, start: Runs, undisturbed: Path, tmp_path: Path, fuse: bool
-    ) -> None:
-        assert start(videos, tmp_path / "run", clip_frames=8, local=False, fuse_decode=fuse) == 0
-        assert_same_rows(tmp_path / "run", undisturbed)
-
-    @pytest.mark.parametrize("culprits", [1, pytest.param(3, marks=pytest.mark.slow)])
-    def test_only_the_clips_that_kill_their_workers_are_lost(
-        self,
-        culprits: int,
-        ray_session: None,
-        start: Runs,
-        film: Callable[..., None],
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        """Among innocents that wait behind them; three are more deaths than a bounded pool would outlive."""
-        import ray.cloudpickle
-
-        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        bad = [f"bad-{number}" for number in range(culprits)]
-        for name in ("a", *bad, "c"):
-            film(tmp_path / f"{name}.mp4", 4, 1)
-        monkeypatch.setattr("pipeline.planning.UNIT_FRAMES", 1)
-        stages_of = flow.detect_stages
-        monkeypatch.setattr(flow, "detect_stages", lambda *given: deadly(stages_of(*given)))
-        assert start(tmp_path, tmp_path / "run", local=False, fuse_decode=True, workers=1) == 2
-        rows = {row["video_id"]: row for row in table(tmp_path / "run", "videos").to_pylist()}
-        statuses = {name: row["status"] for name, row in rows.items()}
-        assert statuses == {"a": "ok", "c": "ok", **dict.fromkeys(bad, "failed")}
-        assert "died both times" in rows["bad-0"]["error"]
-
-    def test_an_exception_in_a_worker_ends_the_run_with_what_it_said(self, ray_session: None) -> None:
-        import ray.cloudpickle
-
-        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        for actors in (0, 1):
-            stages = [Stage("write", lambda: refuses, "", "", actors=actors), Stage("next", lambda: passes, "", "")]
-            with pytest.raises(StageError, match="stage write: PermissionError: 403 for 3"):
-                list(OnRay().stream([1, 2, 3], stages))
-
-
-def refuses(number: int) -> list[int]:
-    """As an object store whose key is wrong."""
-    if number == 3:
-        raise PermissionError(f"403 for {number}")
-    return [number]
-
-
-def passes(number: int) -> list[int]:
-    return [number]
-
-
-def deadly(stages: list[Stage]) -> list[Stage]:
-    """The same stages, with a network whose process a bad video kills."""
-    first, *rest = stages
-    make = first.make
-
-    def made() -> Callable[[Unit], Any]:
-        worker = make()
-
-        def dies(unit: Unit) -> Any:
-            if unit.refs[0].video.video_id.startswith("bad"):
-                os._exit(1)
-            return worker(unit)
-
-        return dies
-
-    return [dataclasses.replace(first, make=made), *rest]
-
-
-def test_detect_then_link_equals_run_and_is_scored(weights: str, settings: list[str], tmp_path: Path) -> None:
+def test_detect_then_link_equals_run_and_is_scored(
+    table: Table, weights: str, settings: list[str], tmp_path: Path
+) -> None:
     """Detect once, link as often as you like: same rows, same scores as in one go."""
     of_model = [setting for setting in settings if setting.startswith("model.")]
     of_linker = [setting for setting in settings if not setting.startswith("model.")]
@@ -399,7 +300,9 @@ def test_detect_then_link_equals_run_and_is_scored(weights: str, settings: list[
         link(str(tmp_path / "seen"), output=str(tmp_path / "other"), linker="tracklets", local=True)
 
 
-def test_thresholds_take_ids_and_rows_and_leave_the_order(videos: Path, start: Runs, tmp_path: Path) -> None:
+def test_thresholds_take_ids_and_rows_and_leave_the_order(
+    table: Table, videos: Path, start: Runs, tmp_path: Path
+) -> None:
     start(videos / "a.mp4", tmp_path / "free")
     rows = table(tmp_path / "free", "tracks").to_pandas()
     middle = float(rows.track_score.median())
@@ -417,7 +320,7 @@ def test_thresholds_take_ids_and_rows_and_leave_the_order(videos: Path, start: R
 
 
 def test_what_breaks_half_way_through_a_video_keeps_what_was_seen(
-    videos: Path, start: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: Table, videos: Path, start: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error that nobody foresaw, in the decoder or in the network, is that video's alone."""
     see = Detect.see
@@ -443,7 +346,9 @@ def test_what_breaks_half_way_through_a_video_keeps_what_was_seen(
     assert rows["b"]["error"].startswith("ValueError: invalid literal")
 
 
-def test_a_run_among_its_own_videos_is_none_of_them(start: Runs, film: Callable[..., None], tmp_path: Path) -> None:
+def test_a_run_among_its_own_videos_is_none_of_them(
+    table: Table, start: Runs, film: Callable[..., None], tmp_path: Path
+) -> None:
     """With its report, which holds a video: the same command again finds what it found."""
     film(tmp_path / "x.mp4", 10, 5)
     for _ in range(2):
@@ -483,7 +388,7 @@ def test_the_same_said_otherwise_is_the_same_run(videos: Path, start: Runs, tmp_
         start(videos / "a.mp4", tmp_path / "run", settings=["model.sigma_track=0.03"])
 
 
-def test_ids_start_anew_in_each_video(start: Runs, film: Callable[..., None], tmp_path: Path) -> None:
+def test_ids_start_anew_in_each_video(table: Table, start: Runs, film: Callable[..., None], tmp_path: Path) -> None:
     """The same content twice: equal rows, ids that start at 1 in each."""
     for name in ("x", "y"):
         film(tmp_path / f"{name}.mp4", 10, 5)
