@@ -23,9 +23,8 @@ from pipeline.video import decode
 
 __all__ = ["rows", "table"]
 
-FRAMES = {"small": 24, "paper": 3}
+FRAMES, ROUNDS = {"small": 24, "paper": 2}, {"small": 3, "paper": 1}  # a frame of paper size is seconds on a CPU
 PAPER_SIZE = (600, 1000)
-ROUNDS = 3
 BUSY = {
     "tracklet_rcnn": {"min_score": 0.0, "start_score": 0.0},
     "plug_and_play": {"min_score": 0.0, "carry_score": 0.0, "min_quality": 0.0},
@@ -85,7 +84,7 @@ def rows(data: str, slow_peers: bool) -> Iterator[Row]:
 
 
 class Timed:
-    """A network's milliseconds a frame (median of ROUNDS after a first), those of its parts, and its peak memory.
+    """A network's milliseconds a frame (median of the rounds after a first), those of its parts, and its peak memory.
 
     On a CPU they are of CPU time; gigabytes is 0 there.
     """
@@ -101,8 +100,8 @@ class Timed:
             for method in methods:
                 _time(model, method, frames.device, spent, name)
         self.gigabytes = 0.0
-        taken = []
-        for number in range(ROUNDS + 1):
+        rounds, taken = ROUNDS[system.size], []
+        for number in range(rounds + 1):
             if number == 1:
                 spent.update(dict.fromkeys(spent, 0.0))
             start = clock(frames.device)
@@ -114,7 +113,7 @@ class Timed:
             self.gigabytes = torch.cuda.max_memory_allocated() / 1e9
             torch.cuda.reset_peak_memory_stats()
         self.milliseconds = 1000 * float(np.median(taken[1:])) / len(frames)
-        self.parts = {name: 1000 * seconds / ROUNDS / len(frames) for name, seconds in spent.items()}
+        self.parts = {name: 1000 * seconds / rounds / len(frames) for name, seconds in spent.items()}
 
 
 def clock(device: torch.device) -> float:

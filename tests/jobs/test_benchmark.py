@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import benchmark_linkers, benchmark_metrics, benchmark_plain, benchmark_rows, command
+from jobs import benchmark_linkers, benchmark_metrics, benchmark_models, benchmark_plain, benchmark_rows, command
 from jobs.benchmark_rows import Missing, against
 
 
@@ -89,6 +89,23 @@ def test_the_table_says_so_too(
     without_peers(monkeypatch)
     assert called(["linkers"], monkeypatch) == 1
     assert "not installed" in capsys.readouterr().out
+
+
+def test_networks_are_measured_beside_their_own_detector(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tuple(system for system in benchmark_models.SYSTEMS if system.size == "small")
+    monkeypatch.setattr(benchmark_models, "SYSTEMS", small)
+    monkeypatch.setattr(benchmark_models, "FRAMES", {"small": 6, "paper": 1})
+    assert called(["models", "--json"], monkeypatch) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    whole = [row for row in rows if row["unit"] == "ms/frame" and ":" not in row["name"]]
+    assert [row["name"] for row in whole] == ["TCD", "D&T", "Plug & Play"]
+    assert all(row["ours"] > 0 and row["peer_name"] == "its detector alone" for row in whole)
+    parts = {row["name"]: row["ours"] for row in rows if ":" in row["name"]}
+    assert set(parts) == {f"Plug & Play: {name}" for name in benchmark_models.COMPONENTS}
+    assert min(parts.values()) > 0
+    assert sum(parts.values()) < 3 * whole[-1]["ours"]  # each is counted once
 
 
 @pytest.mark.parametrize(
