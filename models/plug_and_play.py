@@ -6,10 +6,11 @@ a detection show one object the followed one is taken (section 5, tracking-first
 that sequences have no holes. Linking and rescoring them (Seq-NMS, or Seq-Track-NMS by the moves given here) is a
 linker's work.
 
-Where the paper is silent: tracked boxes are classified by the detector's second stage and not regressed again (its
-figure 8 shows "detection from the combined proposals", and its speed falls by more than the tracker's 3 ms). Both
-networks learn apart (section 6.2), so `train` says which one does. Trackers that need no training are not the
-paper's; they are there for detectors that come with weights while no tracker does.
+Where the paper is silent: tracked boxes are proposals to the detector's second stage, which moves and classifies them
+(its figure 8 shows "detection from the combined proposals", and its speed falls by more than the tracker's 3 ms);
+`regress_tracked` off leaves them where the tracker put them, and what is carried far drifts. Both networks learn apart
+(section 6.2), so `train` says which one does. Trackers that need no training are not the paper's; they are there for
+detectors that come with weights while no tracker does.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Settings:
     tracked_nms_iou: float = 0.7  # among tracked boxes; the surer stays
     merge_iou: float = 0.7  # T_nmsmerge: detections this near to a tracked box go; the paper also tried .3
     max_tracked: int = 100  # ours: tracked background would add up
+    regress_tracked: bool = True  # the second stage moves tracked boxes too, as it does proposals
     tracker_channels: int | None = None  # None: the paper's 256, 16 for small
     train: Literal["detector", "tracker"] = "detector"  # what `losses` teaches; the other one is frozen
     roi_iou: RoiIou = "mix"  # what the tracker learns on, see `regression_tracker.sample_rois`; the paper's is "lt"
@@ -276,18 +278,23 @@ class Model(nn.Module):
     def track(self, before: Tensor, look: Look, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Where boxes (U, 4) of the frame before are in this one, clipped to it (U, 4), and their expected IoU (U,)."""
         if self.settings.tracker == "learned":
-            return self.tracker.track(before, look.seen, boxes, look.size)
+            ends, quality = self.tracker.track(before, look.seen, boxes, look.size)
+            return (self.regressed(look, ends)[0] if self.settings.regress_tracked else ends), quality
         if self.settings.tracker == "regression":
             # Tracktor (Bergmann et al., 2019): a box is regressed from where it was, for its best class, and lives by
             # its score for being any object, .5 there too, which tells less of the IoU than a tracker that learned it.
-            (regions,) = self.detector.head(look.features, [boxes], look.size)
-            scores = regions.logits.softmax(dim=1)
-            best = scores[:, 1:].argmax(dim=1)
-            return regions.refined(look.size)[torch.arange(len(boxes), device=boxes.device), best], 1 - scores[:, 0]
+            return self.regressed(look, boxes)
         # The IoU of a box with itself after going there and back (the forward-backward error of Kalal et al., 2010).
         there, back = self.flow(before, look.seen), self.flow(look.seen, before)
         ends = move_boxes(boxes, there)
         return clip(ends, look.size), paired_iou(move_boxes(ends, back), boxes)
+
+    def regressed(self, look: Look, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the second stage moves boxes (K, 4) of a frame for their best class, and 1 - P(background) (K,)."""
+        (regions,) = self.detector.head(look.features, [boxes], look.size)
+        scores = regions.logits.softmax(dim=1)
+        best = scores[:, 1:].argmax(dim=1)
+        return regions.refined(look.size)[torch.arange(len(boxes), device=boxes.device), best], 1 - scores[:, 0]
 
     def classify(self, look: Look, boxes: Tensor) -> Tensor:
         """The detector's scores (K, C) of the classes of boxes (K, 4) of a frame."""

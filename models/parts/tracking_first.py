@@ -4,9 +4,9 @@
 The boxes of a frame are tracked to the next; those that the tracker is sure of stay there, with new class scores, and
 the detector adds what lies apart from them. What comes of it is tracked on, so that frames follow one another.
 
-Beyond the paper: tracked boxes are capped (`max_tracked`), as the background among them would add up; they are
-classified but not regressed again; each keeps its best class however low it scores, so that a sequence has no hole
-where an object cannot be told for a frame, but a box below `min_score` is not carried on.
+Beyond the paper: tracked boxes are capped (`max_tracked`), as the background among them would add up; each keeps its
+best class however low it scores, so that a sequence has no hole where an object cannot be told for a frame, but a box
+below `min_score` is not carried on.
 """
 
 from __future__ import annotations

@@ -182,6 +182,7 @@ def test_a_tracked_box_is_taken_over_a_detection(
         pytest.param(RANDOM, id="tracking first"),
         pytest.param(replace(RANDOM, min_quality=1.0), id="all rejected"),
         pytest.param(replace(RANDOM, tracking_first=False), id="frame by frame"),
+        pytest.param(replace(RANDOM, regress_tracked=False), id="by the tracker alone"),
     ],
 )
 @torch.no_grad()
@@ -192,6 +193,9 @@ def test_every_box_says_where_it_goes(settings: Settings) -> None:
     merged = [built.merged(built.detector.features(frame[None]))[0] for frame in clip]
     for t, frame in enumerate(found[:-1]):
         ends, quality = built.tracker.track(merged[t], merged[t + 1], frame["boxes"], SIZE)
+        if settings.regress_tracked:
+            (regions,) = built.detector.head(built.detector.features(clip[t + 1 : t + 2]), [ends], SIZE)
+            ends = regions.refined(SIZE)[:, 0]  # the small detector has one box for all classes
         moves = frame["moves"]
         assert torch.equal(moves["start"], frame["boxes"])
         assert moves["box_id"].tolist() == list(range(len(frame["boxes"])))
@@ -199,7 +203,7 @@ def test_every_box_says_where_it_goes(settings: Settings) -> None:
         torch.testing.assert_close(moves["end"], ends, atol=1e-3, rtol=0)
         torch.testing.assert_close(moves["scores"], quality, atol=1e-4, rtol=0)
         assert (ends - frame["boxes"]).abs().max() > 1
-    assert any(frame["tracked"].any() for frame in found) == (settings == RANDOM)
+    assert any(frame["tracked"].any() for frame in found) == (settings.tracking_first and settings.min_quality < 1)
 
 
 @pytest.mark.parametrize(
