@@ -79,7 +79,7 @@ class Settings:
     tracked_nms_iou: float = 0.7  # among tracked boxes; the surer stays
     merge_iou: float = 0.7  # T_nmsmerge: detections this near to a tracked box go; the paper also tried .3
     max_tracked: int = 100  # ours: tracked background would add up
-    regress_tracked: bool = True  # the second stage moves tracked boxes too, as it does proposals
+    regress_tracked: bool = True  # the second stage moves what the learned tracker tracked, as it does proposals
     tracker_channels: int | None = None  # None: the paper's 256, 16 for small
     train: Literal["detector", "tracker"] = "detector"  # what `losses` teaches; the other one is frozen
     roi_iou: RoiIou = "mix"  # what the tracker learns on, see `regression_tracker.sample_rois`; the paper's is "lt"
