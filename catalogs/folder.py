@@ -1,7 +1,8 @@
 """Any videos: a file, a folder and what lies below it, a quoted glob, a list file, or folders of images.
 
-A folder whose files are images is one video; a folder above such folders is a dataset of them. Everything may lie at
-any fsspec URL. A list is a `.txt` file with one path a line, relative to it, or several sources with commas between.
+A folder whose files are images is one video; a folder above such folders is a dataset of them; an image named by
+itself is a video of one frame. Everything may lie at any fsspec URL. A list is a `.txt` file with one path a line,
+relative to it, or several sources with commas between.
 Nothing is known of what the videos show: there is no truth.
 """
 
@@ -17,7 +18,7 @@ import fsspec
 import pyarrow as pa
 
 from catalogs.parts.files import address, identity
-from pipeline.records import VideoInfo, unique_ids
+from pipeline.records import Kind, VideoInfo, unique_ids
 
 CLASSES: tuple[str, ...] = ()
 
@@ -157,7 +158,7 @@ def _below_shared_root(found: Found) -> Found:
         found = list(dict(found).items())  # the same video named twice is one
     root = posixpath.commonpath([posixpath.dirname(path) for path, _ in found])
     return [
-        (path, VideoInfo(**{**vars(video), "video_id": _id(path, root, video.kind == "video")}))
+        (path, VideoInfo(**{**vars(video), "video_id": _id(path, root, video.kind != "images")}))
         for path, video in found
     ]
 
@@ -170,7 +171,8 @@ def _named(files: Any, path: str, name: str) -> tuple[str, VideoInfo]:
 def _video(files: Any, entry: dict[str, Any], root: str) -> tuple[str, VideoInfo]:
     path = entry["name"]
     uri = address(files, path)
-    return path, VideoInfo(_id(path, root, True), uri, "folder", "video", identity=identity([entry]))
+    kind: Kind = "image" if path.lower().endswith(IMAGES) else "video"
+    return path, VideoInfo(_id(path, root, True), uri, "folder", kind, identity=identity([entry]))
 
 
 def _images(

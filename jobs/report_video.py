@@ -12,14 +12,13 @@ from typing import Any
 
 import av
 import cv2
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.report_draw import EMPTY, Canvas, Picture, draw, size_of_picture
 from jobs.report_scene import Boxes, Scene
 from pipeline.records import DEFAULT_FPS, ClipRef, Resize, VideoInfo
-from pipeline.video import VideoError, decode, probe
+from pipeline.video import VideoError, decode, kind_of, probe
 
 MAX_FRAMES = 600  # of a video that are drawn
 CROPPED_TRACKS = 12
@@ -136,11 +135,8 @@ def _decoded(row: Mapping[str, Any], start: int, stop: int) -> _Source:
 
 
 def _video(row: Mapping[str, Any]) -> VideoInfo:
-    """The video that a row of `videos` describes; a folder is one of images."""
-    files, path = fsspec.core.url_to_fs(row["uri"])
-    return VideoInfo(
-        row["video_id"], row["uri"], row["catalog"] or "", "images" if files.isdir(path) else "video", fps=row["fps"]
-    )
+    """The video that a row of `videos` describes."""
+    return VideoInfo(row["video_id"], row["uri"], row["catalog"] or "", kind_of(row["uri"]), fps=row["fps"])
 
 
 def _empty(scene: Scene, max_frames: int) -> _Source:

@@ -21,6 +21,8 @@ Array = NDArray[Any]
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
 
+Kind = Literal["video", "images", "image", "rows"]
+
 DEFAULT_FPS = 30.0  # where neither a container nor a catalog knows
 
 ORIGINS = ("detected", "tracked", "interpolated")  # of a row of `tracks`: the detector, a re-detection, a linker
@@ -31,18 +33,19 @@ class VideoInfo:
     """One video of a catalog: where it lies and what is known of it before it is opened.
 
     video_id: path relative to the source's root without suffix, or the sequence's name; unique in a run.
-    uri: a video file, or a folder of images (`kind`), at any fsspec URL; empty where only rows exist (`rows`).
+    uri: a video file, a folder of images (`images`) or a single one, a video of one frame (`image`), as `kind` says, at
+        any fsspec URL; empty where only rows exist (`rows`).
     catalog: the module that listed it, which can read its truth.
     identity: changes when the content does (size and time of change, an etag, a digest).
     truth_uri, detections_uri: where its ground truth and its given detections lie, if anywhere.
-    fps: frames a second where the container cannot say (image folders).
+    fps: frames a second where the container cannot say (images).
     size: (height, width) where it is known without opening the video.
     """
 
     video_id: str
     uri: str
     catalog: str
-    kind: Literal["video", "images", "rows"] = "video"
+    kind: Kind = "video"
     identity: str = ""
     truth_uri: str | None = None
     detections_uri: str | None = None

@@ -12,19 +12,21 @@ are not there (packed B-frames).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import fsspec
 import numpy as np
 
 from pipeline import decoders
 from pipeline.decoders import Frame, Header, Index, Reader, VideoError
-from pipeline.images import ImageReader, file_size, local_copy, opened
-from pipeline.records import DEFAULT_FPS, Clip, ClipRef, Resize, VideoInfo
+from pipeline.images import SUFFIXES, Folder, ImageReader, Images, Single, file_size, local_copy, opened
+from pipeline.records import DEFAULT_FPS, Clip, ClipRef, Kind, Resize, VideoInfo
 
-__all__ = ["Probe", "VideoError", "cut", "decode", "probe", "why"]
+__all__ = ["Probe", "VideoError", "cut", "decode", "kind_of", "probe", "why"]
 
 SPARE_FRAMES = 2  # that may be missing at the end of a video
+IMAGES: dict[str, Callable[[str], Images]] = {"images": Folder, "image": Single}  # by `VideoInfo.kind`
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,17 @@ class Probe:
 
 def probe(video: VideoInfo) -> Probe:
     """Header facts, from one decoded frame at most; raises VideoError that says what is wrong."""
-    if video.kind == "images":
-        images = ImageReader(video.uri, Resize())
-        fps = video.fps or DEFAULT_FPS
+    if video.kind in IMAGES:
+        reader, index = _images(video, Resize())
         return Probe(
-            size=images.size,
+            size=reader.size,
             rotation=0,
-            codec=images.names[0].rpartition(".")[2].lower().replace("jpg", "jpeg"),
-            fps=fps,
+            codec=reader.codec,
+            fps=index.fps,
             is_vfr=False,
-            frames_declared=len(images.names),
-            duration_s=len(images.names) / fps,
-            bytes=images.bytes,
+            frames_declared=len(index),
+            duration_s=len(index) / index.fps,
+            bytes=reader.images.total_bytes,
         )
     size = file_size(video.uri)
     with opened(video.uri) as file:
@@ -77,6 +78,14 @@ def probe(video: VideoInfo) -> Probe:
         duration_s=header.duration_s,
         bytes=size,
     )
+
+
+def kind_of(uri: str) -> Kind:
+    """What kind of video lies at a place, by its looks: for rows of `videos`, which say nothing else of it."""
+    files, path = fsspec.core.url_to_fs(uri)
+    if files.isdir(path):
+        return "images"
+    return "image" if uri.lower().endswith(SUFFIXES) else "video"
 
 
 def _varies(average: float | None, base: float | None) -> bool:
@@ -256,12 +265,9 @@ def _missing(ref: ClipRef, seen: list[int], source: _Source) -> str | None:
 @contextlib.contextmanager
 def _source(video: VideoInfo, resize: Resize, threads: int) -> Iterator[_Source]:
     """The video opened for decoding; raises VideoError."""
-    if video.kind == "images":
-        images = ImageReader(video.uri, resize)
-        count = len(images.names)
-        fps = video.fps or DEFAULT_FPS
-        index = Index(np.arange(count), np.arange(count), True, True, 1 / fps, fps)
-        yield _Source(images, index, count, images.size, images.target)
+    if video.kind in IMAGES:
+        images, index = _images(video, resize)
+        yield _Source(images, index, len(index), images.size, images.target)
         return
     file_size(video.uri)
     with local_copy(video.uri) as path:
@@ -270,6 +276,15 @@ def _source(video: VideoInfo, resize: Resize, threads: int) -> Iterator[_Source]
         target = resize.target(header.size)
         reader = decoders.reader(path, header, index, target, threads)
         yield _Source(reader, index, _promised(header, index), header.size, target)
+
+
+def _images(video: VideoInfo, resize: Resize) -> tuple[ImageReader, Index]:
+    """A video of images opened for reading, and when each is shown; raises VideoError."""
+    images = IMAGES[video.kind](video.uri)
+    reader = ImageReader(images, resize)
+    count = len(images.names)
+    fps = video.fps or DEFAULT_FPS
+    return reader, Index(np.arange(count), np.arange(count), True, True, 1 / fps, fps)
 
 
 def _promised(header: Header, index: Index) -> int:

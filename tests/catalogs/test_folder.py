@@ -32,6 +32,7 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         "a parent of folders of images": ("/frames", "cam1 cam2"),
         "a file": ("/b/one.avi", "one"),
         "a file of another suffix": ("/odd.bin", "odd"),
+        "an image": ("/a/poster.jpg", "poster"),
         "a glob": ("/a/*", "one two"),
         "a glob over folders": ("/*/one.*", "a/one b/one"),
         "a glob of folders of images": ("/frames/*", "cam1 cam2"),
@@ -42,7 +43,7 @@ def test_ids_of_each_kind_of_source(tree: str, source: str, ids: str) -> None:
     assert [video.video_id for video in found] == ids.split()
     for video in found:
         files, path = fsspec.core.url_to_fs(video.uri)
-        assert files.isdir(path) == (video.kind == "images")
+        assert video.kind == ("images" if files.isdir(path) else "image" if path.endswith(".jpg") else "video")
         assert video.catalog == "folder"
         assert video.identity
 

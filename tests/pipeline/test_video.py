@@ -18,7 +18,7 @@ import pytest
 
 from pipeline import decoders
 from pipeline.records import Clip, ClipRef, Resize, VideoInfo
-from pipeline.video import VideoError, cut, decode, probe
+from pipeline.video import VideoError, cut, decode, kind_of, probe
 
 AS_IT_IS = Resize()
 
@@ -202,6 +202,44 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
         np.testing.assert_array_equal(clip.frames[:, 0, 0, 0], 20 * clip.frame_index)
         assert not clip.frames[:, 1:].any()
         np.testing.assert_allclose(clip.timestamp_s, clip.frame_index / 10)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_single_image_is_a_video_of_one_frame(tmp_path: Path, suffix: str) -> None:
+    cv2.imwrite(str(tmp_path / f"one{suffix}"), np.full((40, 60, 3), (0, 0, 200), np.uint8))  # BGR: red
+    cv2.imwrite(str(tmp_path / f"two{suffix}"), np.zeros((8, 8, 3), np.uint8))  # beside it, of another size
+    video = info(tmp_path / f"one{suffix}", kind="image")
+    facts = probe(video)
+    assert (facts.size, facts.frames_declared, facts.is_vfr) == ((40, 60), 1, False)
+    assert facts.codec == {".png": "png", ".jpg": "jpeg"}[suffix]
+    assert facts.bytes == (tmp_path / f"one{suffix}").stat().st_size
+    (ref,) = cut(video, facts.frames_declared, 4, 1, 1)
+    (clip,) = decode([ref], Resize(size=(20, 30)), 4)
+    assert (clip.error, clip.size, clip.frames.shape) == (None, (40, 60), (1, 3, 20, 30))
+    assert (clip.frame_index.tolist(), clip.timestamp_s.tolist()) == ([0], [0.0])
+    assert abs(clip.frames.mean(axis=(0, 2, 3)) - (200, 0, 0)).max() < 3
+    assert [kind_of(uri) for uri in (video.uri, str(tmp_path), "memory://a.mp4")] == ["image", "images", "video"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("none.jpg", None, "none.jpg does not exist"),
+        ("cut.jpg", b"", "cut.jpg is not a readable image"),
+        ("text.png", b"no image", "text.png is not a readable image"),
+    ],
+)
+def test_a_single_image_that_cannot_be_read_is_a_video_in_error(
+    tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    video = info(tmp_path / name, kind="image")
+    with pytest.raises(VideoError, match=said):
+        probe(video)
+    (clip,) = decode([ClipRef(video)], AS_IT_IS, 4)
+    assert said in str(clip.error)
+    assert len(clip.frames) == 0
 
 
 # What each odd file gives: frames, rotation, and a part of the sentence where something is wrong.
