@@ -291,15 +291,13 @@ class Model(nn.Module):
 
     def regressed(self, look: Look, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Where the second stage moves boxes (K, 4) of a frame for their best class, and 1 - P(background) (K,)."""
-        (regions,) = self.detector.head(look.features, [boxes], look.size)
-        scores = regions.logits.softmax(dim=1)
+        moved, scores = self.detector.regressed(look.features, boxes, look.size)  # (K, C, 4), (K, C + 1)
         best = scores[:, 1:].argmax(dim=1)
-        return regions.refined(look.size)[torch.arange(len(boxes), device=boxes.device), best], 1 - scores[:, 0]
+        return moved[torch.arange(len(boxes), device=boxes.device), best], 1 - scores[:, 0]
 
     def classify(self, look: Look, boxes: Tensor) -> Tensor:
         """The detector's scores (K, C) of the classes of boxes (K, 4) of a frame."""
-        (regions,) = self.detector.head(look.features, [boxes], look.size)
-        return regions.logits.softmax(dim=1)[:, 1:]
+        return self.detector.regressed(look.features, boxes, look.size)[1][:, 1:]
 
 
 def tracking_levels(detector: TwoStage, features: Features) -> tuple[Features, int]:

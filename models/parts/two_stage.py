@@ -158,6 +158,15 @@ class TwoStage(nn.Module, ABC):
         """A frame's detections and the probabilities of each one's region; see `detected`."""
         return detected(regions, size, probabilities, self.limits)
 
+    def regressed(self, features: Features, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Where the second stage moves any boxes (K, 4) of a frame, for each class, and its scores of where they were.
+
+        features: of that frame alone, of `size` (height, width). Gives (K, C, 4), cut at the frame, and probabilities
+        (K, C + 1), background first.
+        """
+        (regions,) = self.head(features, [boxes], size)
+        return regions.refined(size), regions.logits.softmax(dim=1)
+
 
 def proposals(dense: Dense, logits: Tensor | None, limits: Limits) -> list[Tensor]:
     """Each frame's boxes (P, 4) for the second stage, best first, P <= num_proposals; they carry no gradient.
