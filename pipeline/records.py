@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ Array = NDArray[Any]
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
 
-Kind = Literal["video", "images", "image", "rows"]
+Kind = Literal["video", "images", "image", "parquet", "rows"]
 
 DEFAULT_FPS = 30.0  # where neither a container nor a catalog knows
 
@@ -33,8 +34,9 @@ class VideoInfo:
     """One video of a catalog: where it lies and what is known of it before it is opened.
 
     video_id: path relative to the source's root without suffix, or the sequence's name; unique in a run.
-    uri: a video file, a folder of images (`images`) or a single one, a video of one frame (`image`), as `kind` says, at
-        any fsspec URL; empty where only rows exist (`rows`).
+    uri: as `kind` says, at any fsspec URL: a video file (`video`), a folder of images (`images`), a single image, which
+        is a video of one frame (`image`), or images in a Parquet file (`parquet`: see `ImageRows`); empty where only
+        rows exist (`rows`).
     catalog: the module that listed it, which can read its truth.
     identity: changes when the content does (size and time of change, an etag, a digest).
     truth_uri, detections_uri: where its ground truth and its given detections lie, if anywhere.
@@ -54,6 +56,38 @@ class VideoInfo:
 
     def __post_init__(self) -> None:
         _check(bool(self.video_id), "VideoInfo.video_id is empty; every video needs a name")
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """The rows of a Parquet file that are a video's frames: those where the column `by` is `value`, in order of time.
+
+    file: its place; image: the column of encoded images (JPEG and the like); time: that of when each was taken, in
+    microseconds. As a uri: FILE?image=COLUMN&time=COLUMN&by=COLUMN&value=VALUE.
+    """
+
+    file: str
+    image: str
+    time: str
+    by: str
+    value: int
+
+    @property
+    def uri(self) -> str:
+        """What `parse` reads."""
+        columns = {"image": self.image, "time": self.time, "by": self.by, "value": self.value}
+        return f"{self.file}?{urlencode(columns, safe='[].')}"
+
+    @classmethod
+    def parse(cls, uri: str) -> ImageRows:
+        """The rows that a uri names; raises ValueError where it names none."""
+        file, _, query = uri.rpartition("?")
+        given = dict(parse_qsl(query))
+        _check(
+            bool(file) and set(given) == {"image", "time", "by", "value"},
+            f"{uri} names no images in a Parquet file; it must be FILE?image=COLUMN&time=COLUMN&by=COLUMN&value=VALUE",
+        )
+        return cls(file, given["image"], given["time"], given["by"], int(given["value"]))
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,17 @@ import numpy as np
 from pipeline import decoders
 from pipeline.decoders import Frame, Header, Index, Reader, VideoError
 from pipeline.images import SUFFIXES, Folder, ImageReader, Images, Single, file_size, local_copy, opened
+from pipeline.parquet_images import ParquetImages
 from pipeline.records import DEFAULT_FPS, Clip, ClipRef, Kind, Resize, VideoInfo
 
 __all__ = ["Probe", "VideoError", "cut", "decode", "kind_of", "probe", "why"]
 
 SPARE_FRAMES = 2  # that may be missing at the end of a video
-IMAGES: dict[str, Callable[[str], Images]] = {"images": Folder, "image": Single}  # by `VideoInfo.kind`
+IMAGES: dict[str, Callable[[str], Images]] = {
+    "images": Folder,
+    "image": Single,
+    "parquet": ParquetImages,
+}  # by `VideoInfo.kind`
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def probe(video: VideoInfo) -> Probe:
             rotation=0,
             codec=reader.codec,
             fps=index.fps,
-            is_vfr=False,
+            is_vfr=bool(np.ptp(np.diff(index.pts)) * index.time_base * index.fps > 0.01) if len(index) > 1 else False,
             frames_declared=len(index),
             duration_s=len(index) / index.fps,
             bytes=reader.images.total_bytes,
@@ -82,6 +87,8 @@ def probe(video: VideoInfo) -> Probe:
 
 def kind_of(uri: str) -> Kind:
     """What kind of video lies at a place, by its looks: for rows of `videos`, which say nothing else of it."""
+    if ".parquet?" in uri:
+        return "parquet"
     files, path = fsspec.core.url_to_fs(uri)
     if files.isdir(path):
         return "images"
@@ -282,9 +289,10 @@ def _images(video: VideoInfo, resize: Resize) -> tuple[ImageReader, Index]:
     """A video of images opened for reading, and when each is shown; raises VideoError."""
     images = IMAGES[video.kind](video.uri)
     reader = ImageReader(images, resize)
-    count = len(images.names)
-    fps = video.fps or DEFAULT_FPS
-    return reader, Index(np.arange(count), np.arange(count), True, True, 1 / fps, fps)
+    number, fps = np.arange(len(images.names)), video.fps or DEFAULT_FPS
+    if images.times_us is None:
+        return reader, Index(number, number, True, True, 1 / fps, fps)
+    return reader, Index(images.times_us - images.times_us[0], number, True, True, 1e-6, fps)
 
 
 def _promised(header: Header, index: Index) -> int:
