@@ -1,9 +1,10 @@
 """SMOT: tracking by re-detection with the anchors of a single-shot detector.
 
 "SMOT: Single-Shot Multi Object Tracking", section 4. An object that was seen in the last frame is looked for by the
-anchors that lie nearest to where it is expected: the weighted mean of what they say in this frame is its new box and
-score (equation 1). What they no longer find is terminated. What the detector finds besides becomes a new tracklet.
-Linking tracklets (section 5) is a linker's work.
+anchors that lie nearest to where it is expected, which is where it was, or where optical flow takes it (section 4.2):
+the weighted mean of what they say in this frame is its new box and score (`parts.redetection`). What they no longer
+find is terminated. What the detector finds besides becomes a new tracklet. Linking tracklets (section 5) is a linker's
+work; the appearance that it goes by is given here.
 
 The paper has one class. Here a tracklet keeps the class it was born with, lives by its score for it, and overlaps count
 within a class; or, `across_classes`, an object that for some frames cannot be told is still followed. Frames also give
@@ -20,27 +21,36 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, box_iou
 
-from models.parts import anchors, single_shot, weights
-from models.parts.anchors import AnchorOutputs, has_area
+from models.parts import flow, redetection, reid, single_shot, weights
+from models.parts.anchors import AnchorOutputs
+from models.parts.redetection import Rules, Tracks, Weighting, no_tracks
 from models.parts.single_shot import TorchvisionDetector
 from models.parts.small_detector import SmallDetector
 
 GIVES = frozenset({"tracklet_id"})
+PAPER = "resnet34_fpn_ssd"
+FLOW_SIDES = {"farneback": 256, "raft_small": 1024}  # px (section 6.1), where RAFT has the place of PWC-Net
 
 
 @dataclass(frozen=True)
 class Settings:
     """Which detector, and the thresholds. None stands for the detector's own value, in `DEFAULTS`.
 
-    weights: "default" is what the project ships for `small` and COCO_V1 for torchvision's; otherwise a published
-    name, a path or a URL; "random" leaves the network untrained.
+    weights: "default" is what the project ships for `small` and COCO_V1 for torchvision's; the paper's detector has
+    none. Otherwise a published name, a path or a URL; "random" leaves the network untrained. backbone_weights: of
+    ImageNet, for the paper's detector to begin a training with: IMAGENET1K_V1, a path or a URL.
     classes: names of the classes, for weights that do not say them (and for "random").
+    tracking: off, the detector's own findings frame by frame, which "DFS" of Table 1 gives to DeepSORT.
+    reid: the network that gives boxes an appearance; reid_weights: as `parts.reid` says. It sees boxes of at least
+    reid_score: those of a tracklet at its birth and every `reid_every` frames of its life, which is all that linker
+    `tracklets` asks for (section 5: it need not run on each frame); with 1, or without tracking, all boxes of each
+    frame, as DeepSORT needs them. Others have zeros, which stand for an unknown appearance.
     """
 
     detector: Literal[
         "small",
+        "resnet34_fpn_ssd",
         "retinanet_resnet50_fpn",
         "retinanet_resnet50_fpn_v2",
         "ssd300_vgg16",
@@ -48,12 +58,15 @@ class Settings:
     ] = "small"
     weights: str = "default"
     classes: tuple[str, ...] = ()
+    backbone_weights: str = "random"
+    input_side: int | None = None  # px, of the square that frames become (Table 4); None: what the detector wants
+    tracking: bool = True
     sigma_det: float | None = None  # a detection above it starts a tracklet
     sigma_track: float | None = None  # a re-detection below it ends one
     num_anchors: int | None = None  # K; section 4.1
     # A(a, B) of equation 1: "max" is the paper's K = 1, "iou" its K > 1; "iou_score" (ours) also trusts anchors more
     # that see something
-    weighting: Literal["max", "avg", "iou", "iou_score"] | None = None
+    weighting: Weighting | None = None
     across_classes: bool | None = None  # tracks live by the sum of their class scores, and overlap whatever their class
     looks: int | None = None  # times that equation 1 is applied in a frame: 2 looks again from where 1 found it (ours)
     min_anchor_iou: float = 0.1  # no anchor nearer than this: the track ends (the released code)
@@ -63,6 +76,13 @@ class Settings:
     nms_iou: float | None = None
     top_k: int | None = None
     max_detections: int | None = None
+    motion: flow.Method = "none"  # H of section 4.2
+    motion_side: int | None = None  # px, the short side at which frames are compared; None: that of `FLOW_SIDES`
+    motion_weights: str = "C_T_V2"  # of raft_small: a published name, a path or a URL
+    reid: Literal["none", "small", "resnet50"] = "none"
+    reid_weights: str = "default"
+    reid_score: float = 0.5
+    reid_every: int = 10
     batch_frames: int = 8  # frames that the network sees at once
 
     def __post_init__(self) -> None:
@@ -74,6 +94,7 @@ class Settings:
             "max_new_iou",
             "min_score",
             "nms_iou",
+            "reid_score",
         ):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
@@ -82,31 +103,28 @@ class Settings:
             raise ValueError(
                 f"smot.num_anchors is {self.num_anchors}; with smot.weighting max only the nearest one counts"
             )
-        for name in ("num_anchors", "looks", "top_k", "max_detections", "batch_frames"):
+        counts = ("num_anchors", "looks", "top_k", "max_detections", "motion_side", "reid_every", "batch_frames")
+        for name in (*counts, "input_side"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"smot.{name} is {value}; it must be at least 1")
+            least = LEAST_SIDES.get(self.detector, 1) if name == "input_side" else 1
+            if value is not None and value < least:
+                raise ValueError(f"smot.{name} is {value}; it must be at least {least}")
+        if self.backbone_weights != "random" and (self.detector != PAPER or self.weights != "random"):
+            raise ValueError(
+                f"smot.backbone_weights is {self.backbone_weights!r}; it is for smot.detector {PAPER!r} and "
+                f"smot.weights 'random', not for {self.detector!r} and {self.weights!r}"
+            )
+        if self.motion != "none" and not self.tracking:
+            raise ValueError(f"smot.motion is {self.motion!r}; without smot.tracking nothing is moved, use 'none'")
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """What frames have by these settings."""
+        tracklets = GIVES if self.tracking else frozenset()
+        return tracklets | ({"embeddings"} if self.reid != "none" else frozenset())
 
 
-@dataclass(frozen=True)
-class Rules:
-    """Settings with every value filled in: what the tracker goes by."""
-
-    sigma_det: float
-    sigma_track: float
-    min_score: float
-    nms_iou: float
-    top_k: int
-    max_detections: int
-    per: Literal["class", "level"]  # what `top_k` counts; see `anchors.detections`
-    num_anchors: int = 1
-    weighting: Literal["max", "avg", "iou", "iou_score"] = "max"
-    across_classes: bool = False
-    looks: int = 1
-    min_anchor_iou: float = 0.1
-    track_nms_iou: float = 0.6
-    max_new_iou: float = 0.3
-
+LEAST_SIDES = {"ssd300_vgg16": 300}  # px; of less nothing is left for its last map
 
 # min_score to max_detections are torchvision's; the sigmas the paper's (section 6.1) for softmax scores. A focal loss
 # rarely gives .9: .5 and .2 are ours, untuned.
@@ -130,39 +148,46 @@ DEFAULTS = {
         looks=2,
         track_nms_iou=0.4,
     ),
+    # Ten anchors are those of the paper's SMOT in all its tables; at most a hundred detections its released code's.
+    PAPER: replace(_SSD, max_detections=100, num_anchors=10, weighting="iou"),
     "retinanet_resnet50_fpn": _RETINANET,
     "retinanet_resnet50_fpn_v2": _RETINANET,
     "ssd300_vgg16": _SSD,
     "ssdlite320_mobilenet_v3_large": replace(_SSD, min_score=0.001, nms_iou=0.55, top_k=300, max_detections=300),
 }
-DEFAULT_WEIGHTS = {name: "smot-synthetic-v1" if name == "small" else "COCO_V1" for name in DEFAULTS}
+DEFAULT_WEIGHTS = {name: "smot-synthetic-v1" if name == "small" else "COCO_V1" for name in DEFAULTS if name != PAPER}
 
 
 def build(settings: Settings) -> Model:
     """The model in eval mode, with its weights.
 
     Raises FileNotFoundError where the weights are not, ValueError where they do not fit the detector or nobody says
-    what their classes are called.
+    what their classes are called, or where there are none.
     """
-    own = settings.detector == "small"
-    published = {} if own else single_shot.published(settings.detector)
+    own = settings.detector in ("small", PAPER)
     stored = None
     if settings.weights != "random":
-        name = DEFAULT_WEIGHTS[settings.detector] if settings.weights == "default" else settings.weights
-        stored = weights.read_weights(name, published)
-    classes = settings.classes or tuple(json.loads(stored.metadata.get("classes", "[]")) if stored else ())
-    if own:
-        if not classes:
+        if settings.weights == "default" and settings.detector not in DEFAULT_WEIGHTS:
             raise ValueError(
-                f"weights {settings.weights!r} do not say what their classes are called; "
-                "give the names, in order, with the setting classes"
+                f"there are no default weights of smot.detector {settings.detector!r}; give smot.weights a path or a "
+                "URL, or 'random' to train it"
             )
+        name = DEFAULT_WEIGHTS[settings.detector] if settings.weights == "default" else settings.weights
+        stored = weights.read_weights(name, {} if own else single_shot.published(settings.detector))
+    classes = settings.classes or tuple(json.loads(stored.metadata.get("classes", "[]")) if stored else ())
+    if own and not classes:
+        raise ValueError(
+            f"weights {settings.weights!r} do not say what their classes are called; "
+            "give the names, in order, with the setting classes"
+        )
+    if settings.detector == "small":
         detector: Detector = SmallDetector(len(classes))
     else:
         outputs = ["__background__", *classes] if classes else single_shot.coco_categories(settings.detector)
         columns = [i for i, name in enumerate(outputs) if name not in ("__background__", "N/A")]
         classes = tuple(outputs[column] for column in columns)
-        detector = TorchvisionDetector(settings.detector, len(outputs), columns)
+        begun = None if settings.backbone_weights == "random" else settings.backbone_weights
+        detector = TorchvisionDetector(settings.detector, len(outputs), columns, begun)
     model = Model(settings, detector, classes).eval()
     if stored:
         model.weights = weights.load_weights(model.network, stored)
@@ -173,7 +198,7 @@ Detector = SmallDetector | TorchvisionDetector
 
 
 class Model(nn.Module):
-    """A single-shot detector and the tracker on its anchors; see the module for the contract of all models.
+    """A single-shot detector and the tracker on its anchors; see the package for the contract of all models.
 
     classes: names of the labels; resize: how large it wants its frames, as keywords of `records.Resize`.
     weights: which were loaded, or None if random.
@@ -181,8 +206,7 @@ class Model(nn.Module):
 
     frames_before = 0
     frames_after = 0
-    extras: Mapping[str, nn.Module] = MappingProxyType({})
-    untrained: tuple[str, ...] = ()
+    extras: Mapping[str, nn.Module] = MappingProxyType({})  # flow and appearance come with weights of their own
 
     def __init__(
         self,
@@ -195,15 +219,29 @@ class Model(nn.Module):
         self.detector = detector
         self.classes = classes
         self.weights: weights.Report | None = None
-        own = settings.detector == "small"
-        self.resize: dict[str, Any] = {} if own else single_shot.ARCHITECTURES[settings.detector].resize
+        self.resize: dict[str, Any] = {}
+        if settings.input_side is not None:
+            self.resize = {"size": (settings.input_side, settings.input_side)}
+        elif settings.detector != "small":
+            self.resize = single_shot.ARCHITECTURES[settings.detector].resize
         self.rules = rules(settings)
+        self.flow = built_flow(settings)
+        self.reid = None if settings.reid == "none" else reid.build(settings.reid, settings.reid_weights)
+        self.untrained: tuple[str, ...] = () if self.reid is None or self.reid.trained else ("reid",)
         self.to(memory_format=torch.channels_last)
 
     @property
     def network(self) -> nn.Module:
         """The module whose state dict is what weight files hold."""
         return self.detector if isinstance(self.detector, SmallDetector) else self.detector.network
+
+    def train(self, mode: bool = True) -> Model:
+        """As of any module, but what comes with weights of its own stays as it was trained."""
+        super().train(mode)
+        for given in (self.flow, self.reid):
+            if given is not None:
+                given.eval()
+        return self
 
     @torch.no_grad()
     def detect(
@@ -212,8 +250,9 @@ class Model(nn.Module):
         """Detections and tracklets of the next frames of some clips, and what to remember of each.
 
         clips: uint8 (T, 3, H, W); memories: what the clip's last call gave back, None at its start. Each frame is a
-        dict of CPU tensors: boxes (N, 4) xyxy in the pixels given, scores (N,), labels (N,), tracklet_id (N,), -1 for
-        those no tracklet claims, tracked (N,), whether it was re-detected. Tracklets come first.
+        dict of CPU tensors: boxes (N, 4) xyxy in the pixels given, scores (N,), labels (N,), and, with tracking,
+        tracklet_id (N,), -1 for those no tracklet claims, and tracked (N,), whether it was re-detected; tracklets come
+        first. With a ReID network also embeddings (N, E), of unit length or zeros.
 
         The network sees frames of one clip at a time, `batch_frames` at once, so that a clip's rows do not depend on
         which clips came with it.
@@ -222,18 +261,43 @@ class Model(nn.Module):
         found: list[list[dict[str, Tensor]]] = []
         remembered: list[object] = []
         for frames, memory in zip(clips, memories, strict=True):
-            tracks = no_tracks(len(self.classes)) if memory is None else memory
-            assert isinstance(tracks, Tracks)
-            tracks = tracks.to(device)
+            known = Memory(no_tracks(len(self.classes)), None) if memory is None else memory
+            assert isinstance(known, Memory)
+            known = known.to(device)
             rows = []
             for start in range(0, len(frames), self.settings.batch_frames):
                 batch = frames[start : start + self.settings.batch_frames].to(device)
-                for outputs in self.detector.outputs(batch):
-                    row, tracks = step(outputs, tracks, self.rules)
-                    rows.append(row)
+                for frame, outputs in zip(batch, self.detector.outputs(batch), strict=True):
+                    row, known = self.step(frame, outputs, known)
+                    rows.append({name: value.cpu() for name, value in row.items()})
             found.append(rows)
-            remembered.append(tracks.to("cpu"))
+            remembered.append(known.to("cpu"))
         return found, remembered
+
+    def step(self, frame: Tensor, outputs: AnchorOutputs, known: Memory) -> tuple[dict[str, Tensor], Memory]:
+        """One frame uint8 (3, H, W), of which the detector says `outputs`, after those that are remembered."""
+        if not self.settings.tracking:
+            plain = redetection.detect(outputs, self.rules)
+            row = {"boxes": plain.boxes, "scores": plain.scores, "labels": plain.labels}
+            return self.with_looks(row, frame, known.tracks), known
+        moved = None
+        if self.flow is not None and known.frame is not None and len(known.tracks.boxes):
+            moved = self.flow(known.frame, frame)  # (2, H, W)
+        row, tracks = redetection.step(outputs, known.tracks, self.rules, moved)
+        return self.with_looks(row, frame, tracks), Memory(tracks, None if self.flow is None else frame)
+
+    def with_looks(self, row: dict[str, Tensor], frame: Tensor, tracks: Tracks) -> dict[str, Tensor]:
+        """A frame's row, with embeddings where they are asked for. tracks: the active ones, whose boxes come first."""
+        if self.reid is None:
+            return row
+        due = row["scores"] >= self.settings.reid_score
+        if self.settings.tracking and self.settings.reid_every > 1:
+            due &= torch.arange(len(due), device=due.device) < len(tracks.boxes)
+            due[: len(tracks.boxes)] &= tracks.ages % self.settings.reid_every == 0
+        embeddings = row["boxes"].new_zeros(len(due), self.reid.embedding_size)
+        if due.any():
+            embeddings[due] = self.reid.embed(frame, row["boxes"][due])
+        return {**row, "embeddings": embeddings}
 
     def losses(self, clips: Sequence[Tensor], targets: Sequence[Sequence[dict[str, Tensor]]]) -> dict[str, Tensor]:
         """The detector's losses, each a scalar, over all frames of all clips, which share one size.
@@ -246,119 +310,24 @@ class Model(nn.Module):
 
 
 @dataclass(frozen=True)
-class Tracks:
-    """The active tracklets after a frame, which is all that SMOT remembers.
+class Memory:
+    """What SMOT remembers: the active tracklets and, where motion is looked for, the last frame uint8 (3, H, W)."""
 
-    boxes: (M, 4) in the pixels given; labels, ids: int64 (M,); evidence: (M, C), class scores summed since birth;
-    next_id: of the next tracklet to be born.
-    """
+    tracks: Tracks
+    frame: Tensor | None
 
-    boxes: Tensor
-    labels: Tensor
-    ids: Tensor
-    evidence: Tensor
-    next_id: int
-
-    def where(self, keep: Tensor) -> Tracks:
-        """Those that a mask or an index chooses."""
-        return Tracks(self.boxes[keep], self.labels[keep], self.ids[keep], self.evidence[keep], self.next_id)
-
-    def to(self, device: torch.device | str) -> Tracks:
-        """The same, on a device."""
-        boxes, labels, ids, evidence = (t.to(device) for t in (self.boxes, self.labels, self.ids, self.evidence))
-        return Tracks(boxes, labels, ids, evidence, self.next_id)
+    def to(self, device: torch.device | str) -> Memory:
+        """The same, on a device, and of nothing larger a part."""
+        return Memory(self.tracks.to(device), None if self.frame is None else self.frame.to(device).clone())
 
 
-def no_tracks(num_classes: int) -> Tracks:
-    """What there is before the first frame."""
-    none = torch.zeros(0, dtype=torch.long)
-    return Tracks(torch.zeros(0, 4), none, none, torch.zeros(0, num_classes), 0)
-
-
-def step(outputs: AnchorOutputs, tracks: Tracks, rules: Rules) -> tuple[dict[str, Tensor], Tracks]:
-    """One frame (section 4.1, workflow): follows the tracklets, starts new ones, gives out the rest as detections."""
-    tracks, scores = follow(outputs, tracks, rules)
-    plain = anchors.detections(
-        outputs,
-        min_score=rules.min_score,
-        max_iou=rules.nms_iou,
-        top_k=rules.top_k,
-        max_detections=rules.max_detections,
-        per=rules.per,
-    )
-    overlap = box_iou(plain.boxes, tracks.boxes)  # (N, M)
-    same_class = overlap * (plain.labels[:, None] == tracks.labels)
-    nearest = largest(overlap if rules.across_classes else same_class)
-    born = (plain.scores > rules.sigma_det) & (nearest <= rules.max_new_iou)
-    new = plain.where(born)
-    # A re-detection stands for the detections of its class that it covers, so it has the score of the best of them:
-    # the mean of K anchors alone would rank it lower and cost .03 mAP on synthetic-v1's validation split.
-    covers = same_class > rules.nms_iou
-    scores = torch.maximum(scores, largest((covers * plain.scores[:, None]).T))
-    rest = plain.where(~born & ~covers.any(dim=1))
-
-    after = Tracks(
-        boxes=torch.cat([tracks.boxes, new.boxes]),
-        labels=torch.cat([tracks.labels, new.labels]),
-        ids=torch.cat([tracks.ids, torch.arange(len(new.boxes), device=scores.device) + tracks.next_id]),
-        evidence=torch.cat([tracks.evidence, outputs.scores[new.anchor]]),
-        next_id=tracks.next_id + len(new.boxes),
-    )
-    count = len(after.boxes) + len(rest.boxes)
-    row = {
-        "boxes": torch.cat([after.boxes, rest.boxes]),
-        "scores": torch.cat([scores, new.scores, rest.scores]),
-        "labels": torch.cat([after.labels, rest.labels]),
-        "tracklet_id": torch.cat([after.ids, torch.full_like(rest.labels, -1)]),
-        "tracked": torch.arange(count, device=scores.device) < len(tracks.boxes),
-    }
-    return {name: value.cpu() for name, value in row.items()}, after
-
-
-def follow(outputs: AnchorOutputs, tracks: Tracks, rules: Rules) -> tuple[Tracks, Tensor]:
-    """The tracklets that are re-detected, oldest first, where they are now, and their scores (M,).
-
-    The others are released and never looked for again.
-    """
-    boxes, class_scores, found = redetect(outputs, predict(tracks.boxes), rules)
-    for _ in range(rules.looks - 1):
-        boxes, class_scores, again = redetect(outputs, boxes, rules)
-        found &= again
-    evidence = tracks.evidence + class_scores
-    labels = evidence.argmax(dim=1) if rules.across_classes else tracks.labels
-    scores = class_scores.gather(1, labels[:, None]).squeeze(1)
-    # What a tracklet lives by, and with which others it may be mistaken for one object.
-    life = class_scores.sum(dim=1) if rules.across_classes else scores
-    group = torch.zeros_like(labels) if rules.across_classes else labels
-    alive = torch.nonzero(found & (life >= rules.sigma_track) & has_area(boxes)).squeeze(1)
-    alive = alive[batched_nms(boxes[alive], life[alive], group[alive], rules.track_nms_iou)].sort().values
-    return Tracks(boxes, labels, tracks.ids, evidence, tracks.next_id).where(alive), scores[alive]
-
-
-def predict(boxes: Tensor) -> Tensor:
-    """H: where the boxes (M, 4) of the last frame are expected in this one: where they were. Flow is to come here."""
-    return boxes
-
-
-def largest(overlap: Tensor) -> Tensor:
-    """The largest of each row of (N, M); 0 where M is 0."""
-    return overlap.max(dim=1).values if overlap.shape[1] else overlap.new_zeros(len(overlap))
-
-
-def redetect(outputs: AnchorOutputs, expected: Tensor, rules: Rules) -> tuple[Tensor, Tensor, Tensor]:
-    """Equation 1: boxes (M, 4) and scores (M, C) by the weighted mean of the K anchors nearest to each expected box.
-
-    expected: (M, 4). The third result says of each (M,) whether an anchor was near enough to be asked.
-    """
-    count = 1 if rules.weighting == "max" else rules.num_anchors
-    iou, index = box_iou(expected, outputs.anchors).topk(min(count, len(outputs.anchors)))  # (M, K), best first
-    boxes, scores = outputs.boxes[index], outputs.scores[index]  # (M, K, 4), (M, K, C)
-    weight = torch.ones_like(iou) if rules.weighting in ("max", "avg") else iou
-    if rules.weighting == "iou_score":
-        weight = weight * scores.sum(dim=2)
-    weight = (weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-9))[..., None]
-    found = (iou >= rules.min_anchor_iou).any(dim=1)
-    return (weight * boxes).sum(dim=1), (weight * scores).sum(dim=1), found
+def built_flow(settings: Settings) -> flow.Flow | None:
+    """What motion is seen by, None for nothing; it learns nothing here."""
+    if settings.motion == "none":
+        return None
+    stored = settings.motion_weights if settings.motion == "raft_small" else None
+    side = settings.motion_side or FLOW_SIDES[settings.motion]
+    return flow.build(settings.motion, stored, side).requires_grad_(False)
 
 
 def rules(settings: Settings) -> Rules:

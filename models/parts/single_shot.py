@@ -1,4 +1,4 @@
-"""Torchvision's single-shot detectors, opened up: what every anchor says, before non-maximum suppression."""
+"""Single-shot detectors of torchvision's classes, opened up: what every anchor says, before non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import FrozenBatchNorm2d, box_iou
 
+from models.parts import resnet34_ssd
 from models.parts.anchors import AnchorOutputs, clip
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How torchvision builds a detector, its published weights, and how large it wants its frames."""
+    """How a detector is built, its published weights, and how large it wants its frames."""
 
     builder: Callable[..., nn.Module]
-    weights: Any  # the enum of its published weights
+    weights: Any  # the enum of its published weights, empty where there are none
     resize: dict[str, Any]
 
 
@@ -43,6 +44,7 @@ ARCHITECTURES = {
         detection.SSDLite320_MobileNet_V3_Large_Weights,
         {"size": (320, 320)},
     ),
+    "resnet34_fpn_ssd": Architecture(resnet34_ssd.build, (), {"size": (resnet34_ssd.SIDE,) * 2}),
 }
 PADDING = 32  # RetinaNet's frames are padded to a multiple of it, as torchvision does
 
@@ -62,11 +64,14 @@ class TorchvisionDetector(nn.Module):
 
     columns: the outputs that are classes, in the order of the labels. COCO's 91 outputs include the background and
     ten that stand for nothing; those are never given out.
+    weights_backbone: of ImageNet, for resnet34_fpn_ssd only.
     """
 
-    def __init__(self, name: str, num_outputs: int, columns: list[int]) -> None:
+    def __init__(self, name: str, num_outputs: int, columns: list[int], weights_backbone: str | None = None) -> None:
         super().__init__()
-        self.network: Any = ARCHITECTURES[name].builder(weights=None, weights_backbone=None, num_classes=num_outputs)
+        self.network: Any = ARCHITECTURES[name].builder(
+            weights=None, weights_backbone=weights_backbone, num_classes=num_outputs
+        )
         self.columns: Tensor
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
         self.is_retinanet = isinstance(self.network, RetinaNet)

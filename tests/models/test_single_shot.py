@@ -76,7 +76,7 @@ def test_coco_has_80_classes_and_91_outputs() -> None:
     assert columns[-1] == 90
 
 
-@pytest.mark.parametrize("name", sorted(single_shot.ARCHITECTURES))
+@pytest.mark.parametrize("name", sorted(set(single_shot.ARCHITECTURES) - {smot.PAPER}))
 def test_published_weights_are_known_by_name(name: str) -> None:
     urls = single_shot.published(name)
     assert list(urls) == ["COCO_V1"]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from models.parts import anchors as anchor_boxes
 from models.parts.anchors import AnchorOutputs
-from models.smot import Model, Rules, Settings, Tracks, build, no_tracks, redetect, rules, step
+from models.parts.redetection import Rules, Tracks, no_tracks, redetect, step
+from models.smot import Memory, Model, Settings, build, rules
 
 RULES = Rules(
     sigma_det=0.6,
@@ -42,7 +43,7 @@ def tracks(boxes: list[list[float]], labels: list[int] | None = None, num_classe
     count = len(boxes)
     known = torch.tensor(labels or [0] * count)
     evidence = torch.nn.functional.one_hot(known, num_classes).float()
-    return Tracks(torch.tensor(boxes), known, torch.arange(count), evidence, count)
+    return Tracks(torch.tensor(boxes), known, torch.arange(count), evidence, torch.zeros_like(known), count)
 
 
 def tracklets(row: dict[str, Tensor]) -> dict[int, tuple[list[float], float, int, bool]]:
@@ -234,9 +235,9 @@ def test_a_clip_in_chunks_is_the_clip(small: Model) -> None:
         assert one["labels"].tolist() == other["labels"].tolist()
         torch.testing.assert_close(one["boxes"], other["boxes"], atol=1e-3, rtol=0)
         torch.testing.assert_close(one["scores"], other["scores"], atol=1e-4, rtol=0)
-    assert isinstance(end, Tracks)
-    assert isinstance(memory, Tracks)
-    assert end.next_id == memory.next_id
+    assert isinstance(end, Memory)
+    assert isinstance(memory, Memory)
+    assert end.tracks.next_id == memory.tracks.next_id
 
 
 def test_clips_together_are_as_clips_alone(small: Model) -> None:
