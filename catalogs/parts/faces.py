@@ -1,0 +1,56 @@
+"""Truth of faces: rows of the one class `face`, whatever file they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.boxes import from_xywh
+from pipeline.schemas import TRUTH
+
+CLASSES = ("face",)
+NO_SIZE = "no_size"  # the flag of a box without width or height, which no prediction can match
+
+Array = NDArray[Any]
+
+
+def table(
+    video_id: str,
+    frame: Array,
+    boxes: Array,
+    track: Array | None = None,
+    ignore: Array | None = None,
+    flags: Sequence[Sequence[str]] | None = None,
+) -> pa.Table:
+    """Faces as rows of TRUTH, sorted by frame and track.
+
+    frame: (N,), from 0; boxes: (N, 4) left, top, width, height in continuous pixels; track: (N,), from 1, None where
+    the source has no identities; ignore: bool (N,), None where all count; flags: of each face. A box of no size is
+    ignored, and flagged so.
+    """
+    count = len(frame)
+    boxes = np.asarray(boxes, np.float64).reshape(count, 4)
+    empty = (boxes[:, 2] <= 0) | (boxes[:, 3] <= 0)
+    words = [list(given) for given in flags] if flags is not None else [[] for _ in range(count)]
+    for row in np.flatnonzero(empty):
+        words[row].append(NO_SIZE)
+    ignored = empty if ignore is None else empty | np.asarray(ignore, np.bool_)
+    order = np.lexsort((np.zeros(count) if track is None else track, frame))
+    corners = from_xywh(boxes).astype(np.float32)[order]
+    face = np.zeros(count, np.int32)
+    values = {
+        "video_id": pa.DictionaryArray.from_arrays(pa.array(face), pa.array([video_id])),
+        "frame_index": pa.array(np.asarray(frame)[order], pa.int32()),
+        "class_id": pa.array(face, pa.int16()),
+        "class_name": pa.DictionaryArray.from_arrays(pa.array(face), pa.array(CLASSES)),
+        **{name: pa.array(corners[:, index]) for index, name in enumerate(("x1", "y1", "x2", "y2"))},
+        "ignore": pa.array(ignored[order]),
+        "flags": pa.array([words[row] for row in order], pa.list_(pa.string())),
+        **({} if track is None else {"track_id": pa.array(np.asarray(track)[order], pa.int32())}),
+    }
+    arrays = [values[field.name] if field.name in values else pa.nulls(count, field.type) for field in TRUTH]
+    return pa.table(arrays, schema=TRUTH)
