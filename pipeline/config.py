@@ -91,9 +91,10 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     """The value as the type that a field is annotated with, or ValueError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
-        if value not in arguments:
-            raise ValueError(f"{name} is {value!r}; it must be one of: {', '.join(map(str, arguments))}")
-        return value
+        by_text = {str(argument): argument for argument in arguments}  # numbers too come as text from a command line
+        if str(value) not in by_text:
+            raise ValueError(f"{name} is {value!r}; it must be one of: {', '.join(by_text)}")
+        return by_text[str(value)]
     if origin in (typing.Union, types.UnionType):
         if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in arguments):
             return None

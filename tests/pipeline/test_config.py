@@ -18,6 +18,7 @@ class Settings:
     on: bool = False
     names: tuple[str, ...] = ()
     size: tuple[int, int] = (1, 2)
+    level: Literal[1, 2] = 1
 
 
 GOOD = {
@@ -27,12 +28,14 @@ GOOD = {
     "lists by commas": ({"names": "a,b,c"}, Settings(names=("a", "b", "c"))),
     "pairs": ({"size": "3,4"}, Settings(size=(3, 4))),
     "a choice": ({"kind": "avg"}, Settings(kind="avg")),
+    "a choice of numbers": ({"level": "2"}, Settings(level=2)),
 }
 BAD = {
     "a misspelt name": ({"cuont": 1}, "has no setting 'cuont' .did you mean 'count'"),
     "not a number": ({"count": "x"}, "count is 'x'; it must be a whole number"),
     "not whole": ({"count": 1.5}, "count is 1.5; it must be a whole number"),
     "not a choice": ({"kind": "sum"}, "kind is 'sum'; it must be one of: max, avg"),
+    "not a choice of numbers": ({"level": "3"}, "level is '3'; it must be one of: 1, 2"),
     "not a truth": ({"on": "maybe"}, "on is 'maybe'; it must be true or false"),
     "too many": ({"size": "1,2,3"}, "size is '1,2,3'; it must be 2 values"),
 }
