@@ -35,13 +35,11 @@ ASPECTS = (1.0, 2.0)  # height / width
 SIDE = 1024  # px, the largest square of Table 4
 
 
-def build(
-    *, num_classes: int, weights: None = None, weights_backbone: str | None = None, side: int = SIDE
-) -> nn.Module:
+def build(*, num_classes: int, weights: None = None, weights_backbone: str | None = None) -> nn.Module:
     """The detector, called as torchvision calls its own. num_classes: outputs, of which the background is the first.
 
     weights_backbone: of ResNet-34 for ImageNet, a name (IMAGENET1K_V1), a path or a URL; None for random ones. Raises
-    ValueError and FileNotFoundError as `parts.weights` does. side: px, of the square that it expects.
+    ValueError and FileNotFoundError as `parts.weights` does.
     """
     assert weights is None, "nobody has published any"
     body = IntermediateLayerGetter(resnet34(weights=None), {stage: stage for stage in STAGES})
@@ -52,7 +50,7 @@ def build(
     return SSD(
         BackboneWithFPN(begun, STAGES, STAGE_CHANNELS, CHANNELS, LastLevelP6P7(CHANNELS, CHANNELS)),
         anchors,
-        (side, side),
+        (SIDE, SIDE),
         num_classes,
         head=SSDHead([CHANNELS] * len(STRIDES), per_cell, num_classes),
     )
