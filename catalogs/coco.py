@@ -1,16 +1,20 @@
-"""COCO json: a dataset of images that are frames of videos, and detectors' results on it.
+"""COCO json: a dataset of images that are frames of videos, or stills, and detectors' results on it.
 
+    trackloom run --catalog coco COCO --output RUN            # COCO/annotations/instances_val2017.json and COCO/val2017
     trackloom link annotations.json --set catalog.results=results.json --output RUN
 
 An image's video is what its `video_id` says (CocoVID), else the folder of its file name; its frame is its place in
 the video, by `frame_id` where there is one, else by file name. Boxes are left, top, width, height.
+
+Where nothing tells of videos (no `video_id`, `frame_id`, `track_id`, no folder in a file name) the images are stills,
+as in COCO's own files: each is a video of one frame, called by its file name.
 """
 
 from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,113 +30,199 @@ from pipeline.records import VideoInfo
 from pipeline.schemas import TRACKS, TRUTH
 
 CLASSES: tuple[str, ...] = ()
+KEPT = ("image_id", "category_id", "bbox", "score", "track_id", "instance_id", "iscrowd", "ignore")  # of a row
+STILLS = "?stills="  # behind the place of a dataset whose images are said to be stills, or not
+FOUND = Mapping[str, Mapping[str, Mapping[str, Any]]]  # entries of images, by folder and name
 
 
 @dataclass(frozen=True)
 class Settings:
-    """images: the folder that file names start from, the json's own where None. results: a detector's results json."""
+    """split: of a folder of COCO's, the annotations/instances_SPLIT.json that is taken.
 
+    images: the folder that file names start from; where None it is looked for beside the json and where COCO has it.
+    stills: whether each image is a video of its own; None finds out. results: a detector's results json.
+    """
+
+    split: str = "val2017"
     images: str | None = None
+    stills: bool | None = None
     results: str | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """place: image id -> (video_id, frame index); folders: video_id -> folder of its file names; files: these in order;
-    sizes: its frames'.
+    """place: image id -> (video_id, frame index); files: video_id -> its file names, in order; sizes: its frames'.
 
-    categories: category id -> (label, name), labels from 0 in the order of the ids; annotations: as in the file.
+    categories: category id -> (label, name), labels from 0 in the order of the ids.
+    annotations: video_id -> its rows; None where the file has no annotations at all.
     """
 
+    is_stills: bool
     place: Mapping[int, tuple[str, int]]
-    folders: Mapping[str, str]
-    lengths: Mapping[str, int]
     files: Mapping[str, Sequence[str]]
     sizes: Mapping[str, tuple[int, int] | None]
     categories: Mapping[int, tuple[int, str]]
-    annotations: Sequence[Mapping[str, Any]]
+    annotations: Mapping[str, Sequence[Mapping[str, Any]]] | None
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names in the order of the labels."""
         return tuple(name for _, name in sorted(self.categories.values()))
 
+    @property
+    def lengths(self) -> Mapping[str, int]:
+        """How many frames each video has."""
+        return {video: len(files) for video, files in self.files.items()}
+
 
 def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
-    """The videos of a dataset's json; of kind `rows` where the images are not all there and alone in their folder."""
+    """The videos of a dataset's json, or of a folder of COCO's: each folder of images is listed once.
+
+    They are of kind `rows` where no image is there; a video also where its images are not alone in their folder, or not
+    all there. Raises FileNotFoundError where there is no json, or some of the stills are missing.
+    """
     if not source:
-        raise ValueError("the catalog coco needs a json file of a dataset in COCO's format")
-    source, results = absolute(str(source)), absolute(settings.results) if settings.results else None
-    dataset = read_dataset(source)
-    fs, path = fsspec.core.url_to_fs(settings.images or source.rpartition("/")[0])
+        raise ValueError("the catalog coco needs a json file of a dataset in COCO's format, or the folder of COCO")
+    source, results = _json(absolute(str(source)), settings.split), settings.results
+    results = absolute(results) if results else None
+    dataset = read_dataset(source, settings.stills)
+    fs, found = _images(source, dataset, settings.images)
     described = [_info(uri) for uri in (source, results) if uri]
-    found = []
-    for video_id, folder in dataset.folders.items():
-        frames = f"{path}/{folder}".rstrip("/")
-        images = _images(fs, frames)
-        there = sorted((posixpath.basename(str(image["name"])) for image in images), key=records.natural_key)
-        is_there = there == list(dataset.files[video_id])  # else frames would not meet their annotations
-        found.append(
+    listed = []
+    for video_id, names in dataset.files.items():
+        folder = posixpath.dirname(names[0])
+        there = found.get(folder, {})
+        if dataset.is_stills:
+            entry = there.get(posixpath.basename(names[0]))
+            images, uri = ([entry], entry["name"]) if entry else ([], "")
+        else:  # all of them and no other, or frames would not meet their annotations
+            is_whole = sorted(there, key=records.natural_key) == [posixpath.basename(name) for name in names]
+            images = list(there.values()) if is_whole else []
+            uri = posixpath.dirname(images[0]["name"]) if images else ""
+        listed.append(
             VideoInfo(
                 video_id=video_id,
-                uri=address(fs, frames) if is_there else "",
+                uri=address(fs, uri) if uri else "",
                 catalog="coco",
-                kind="images" if is_there else "rows",
-                identity=identity([*described, *(images if is_there else [])]),
-                truth_uri=source,
+                kind="rows" if not uri else "image" if dataset.is_stills else "images",
+                identity=identity([*described, *images]),
+                truth_uri=source if settings.stills is None else f"{source}{STILLS}{settings.stills}",
                 detections_uri=results,
                 size=dataset.sizes[video_id],
             )
         )
-    return records.unique_ids(found)
+    lacking = [info.video_id for info in listed if dataset.is_stills and not info.uri]
+    if found and lacking:
+        raise FileNotFoundError(
+            f"{len(lacking)} of the {len(listed)} images of {source} are not there, the first "
+            f"{dataset.files[lacking[0]][0]}; looked for in {_folder_of(found)}, another is set as coco.images"
+        )
+    return records.unique_ids(listed)
 
 
 def truth(video: VideoInfo) -> pa.Table | None:
     """The truth of a video that `videos` listed, as rows of TRUTH; None where the file has no annotations at all."""
-    assert video.truth_uri is not None, "videos() names the dataset"
-    dataset = read_dataset(video.truth_uri)
-    return read_truth(video.truth_uri, video.video_id) if dataset.annotations else None
+    path, stills = _dataset_of(video)
+    has_truth = read_dataset(path, stills).annotations is not None
+    return read_truth(path, video.video_id, stills) if has_truth else None
 
 
 def detections(video: VideoInfo) -> list[records.Detections]:
     """A detector's results (`coco.results`) on a video that `videos` listed: one record a frame, best score first."""
     if video.detections_uri is None:
         raise ValueError("the catalog coco was given no detections; name a results json as coco.results")
-    assert video.truth_uri is not None, "videos() names the dataset"
-    table = read_tracks(video.detections_uri, video.truth_uri, video.video_id)
+    path, stills = _dataset_of(video)
+    table = read_tracks(video.detections_uri, path, video.video_id, stills)
     frame = table["frame_index"].to_numpy()
     boxes = np.stack([table[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1)
     score, label = table["score"].to_numpy(), table["class_id"].to_numpy()
     sized = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
     order = np.lexsort((-score, frame))
     order = order[sized[order]]
-    bounds = np.searchsorted(frame[order], np.arange(read_dataset(video.truth_uri).lengths[video.video_id] + 1))
+    length = len(read_dataset(path, stills).files[video.video_id])
+    bounds = np.searchsorted(frame[order], np.arange(length + 1))
     return [
         records.detections(index, boxes[chosen], score[chosen], label[chosen], timestamp_s=index / records.DEFAULT_FPS)
-        for index in range(len(bounds) - 1)
+        for index in range(length)
         for chosen in [order[bounds[index] : bounds[index + 1]]]
     ]
 
 
-def read_truth(path: str, video_id: str | None = None) -> pa.Table:
+def classes(video: VideoInfo) -> tuple[str, ...]:
+    """The names of the labels that `detections` gives: the dataset's categories."""
+    return read_dataset(*_dataset_of(video)).class_names
+
+
+def read_truth(path: str, video_id: str | None = None, stills: bool | None = None) -> pa.Table:
     """Annotations as rows of TRUTH, of one video or all; crowds (`iscrowd`) and `ignore` are ignored rows."""
-    dataset = read_dataset(path)
-    rows = _placed(dataset, dataset.annotations, path, video_id)
+    dataset = read_dataset(path, stills)
+    rows = _of(video_id, dataset.annotations or {})
     ignored = [bool(row.get("iscrowd") or row.get("ignore")) for row in rows]
     return _table(TRUTH, dataset, rows, ignore=pa.array(ignored, pa.bool_()))
 
 
-def read_tracks(path: str, dataset_path: str, video_id: str | None = None) -> pa.Table:
+def read_tracks(path: str, dataset_path: str, video_id: str | None = None, stills: bool | None = None) -> pa.Table:
     """A results json as rows of TRACKS, of one video or all; rows without `track_id` have no identity."""
-    dataset = read_dataset(dataset_path)
-    results = _load(path)
-    if isinstance(results, dict):  # some write the whole dataset, with the results as its annotations
-        results = results.get("annotations")
-    if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
-        raise ValueError(f"{path} is not a results json of COCO: a list of image_id, category_id, bbox, score")
-    rows = _placed(dataset, results, path, video_id)
+    rows = _of(video_id, _results(path, dataset_path, stills))
     score = pa.array([float(_field(row, "score", path)) for row in rows], pa.float32())
-    return _table(TRACKS, dataset, rows, score=score, raw_score=score)
+    return _table(TRACKS, read_dataset(dataset_path, stills), rows, score=score, raw_score=score)
+
+
+def read_dataset(path: str, stills: bool | None = None) -> Dataset:
+    """A dataset's json, `stills` as in Settings; raises FileNotFoundError, or ValueError where it is not one.
+
+    It is read once a process: videos are asked for one by one.
+    """
+    return _read_dataset(path, stills)
+
+
+@lru_cache(maxsize=2)
+def _read_dataset(path: str, stills: bool | None) -> Dataset:
+    content = _load(path)
+    if not isinstance(content, dict) or not {"images", "categories"} <= set(content):
+        hint = ""
+        if isinstance(content, list):
+            hint = f"; a list is a results json: give the dataset's, and say --set catalog.results={path}"
+        raise ValueError(f"{path} is not a dataset json of COCO: it needs images, categories and annotations{hint}")
+    images, rows = content["images"], content.get("annotations", [])
+    is_stills = _are_stills(images, rows) if stills is None else stills
+    names = {video["id"]: str(video["name"]) for video in content.get("videos", [])}
+    fallback = posixpath.splitext(posixpath.basename(path))[0]
+    members: dict[str, list[dict[str, Any]]] = {}
+    for image in images:
+        name = str(image.get("file_name", ""))
+        if is_stills:
+            video_id = posixpath.splitext(name)[0] or str(image["id"])
+        else:
+            video_id = names.get(image.get("video_id"), posixpath.dirname(name) or fallback)
+        members.setdefault(video_id, []).append(image)
+    for video_id, frames in members.items():
+        if is_stills and len(frames) > 1:
+            raise ValueError(f"{path}: {len(frames)} images are called {video_id}; stills need a name each")
+        frames.sort(key=_place_in_time)
+    place = {image["id"]: (video, index) for video, frames in members.items() for index, image in enumerate(frames)}
+    categories = {
+        category["id"]: (label, str(category["name"]))
+        for label, category in enumerate(sorted(content["categories"], key=lambda category: category["id"]))
+    }
+    return Dataset(
+        is_stills=is_stills,
+        place=place,
+        files={video: [str(image.get("file_name", "")) for image in frames] for video, frames in members.items()},
+        sizes={
+            video: (int(first["height"]), int(first["width"])) if "height" in first and "width" in first else None
+            for video, (first, *_) in members.items()
+        },
+        categories=categories,
+        annotations=_by_video(rows, place, categories, path) if rows else None,
+    )
+
+
+def _are_stills(images: Sequence[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether nothing tells of videos."""
+    return not any(
+        "video_id" in image or "frame_id" in image or "/" in str(image.get("file_name", "")) for image in images
+    ) and all(_track(row) is None for row in rows)
 
 
 def _place_in_time(image: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -140,48 +230,58 @@ def _place_in_time(image: Mapping[str, Any]) -> tuple[Any, ...]:
     return image.get("frame_id", 0), records.natural_key(str(image.get("file_name", ""))), image["id"]
 
 
-@lru_cache(maxsize=2)
-def read_dataset(path: str) -> Dataset:
-    """A dataset's json; raises FileNotFoundError, or ValueError where it is not one."""
-    content = _load(path)
-    if not isinstance(content, dict) or not {"images", "categories"} <= set(content):
-        hint = ""
-        if isinstance(content, list):
-            hint = f"; a list is a results json: give the dataset's, and say --set catalog.results={path}"
-        raise ValueError(f"{path} is not a dataset json of COCO: it needs images, categories and annotations{hint}")
-    names = {video["id"]: str(video["name"]) for video in content.get("videos", [])}
-    members: dict[str, list[dict[str, Any]]] = {}
-    for image in content["images"]:
-        folder = str(image.get("file_name", "")).rpartition("/")[0]
-        video_id = names.get(image.get("video_id"), folder or path.rsplit("/", 1)[-1].rsplit(".", 1)[0])
-        members.setdefault(video_id, []).append(image)
-    for images in members.values():
-        images.sort(
-            key=lambda image: (
-                image.get("frame_id", 0),
-                records.natural_key(str(image.get("file_name", ""))),
-                image["id"],
-            )
+def _dataset_of(video: VideoInfo) -> tuple[str, bool | None]:
+    """The json that a listed video is of, and what was said of stills."""
+    assert video.truth_uri is not None, "videos() names the dataset"
+    path, _, stills = video.truth_uri.partition(STILLS)
+    return path, {"": None, "True": True, "False": False}[stills]
+
+
+def _json(source: str, split: str) -> str:
+    """The json of a dataset: the source, or that of a split of the folder that it is."""
+    fs, path = fsspec.core.url_to_fs(source)
+    if not fs.isdir(path):
+        return source
+    name = f"annotations/instances_{split}.json"
+    if not fs.isfile(f"{path}/{name}"):
+        others = sorted(str(each).rsplit("/", 1)[-1] for each in fs.glob(f"{path}/annotations/instances_*.json"))
+        raise FileNotFoundError(
+            f"{source} is no folder of COCO; looked for {name} in it"
+            + (f", and found {', '.join(others)} (coco.split)" if others else "")
         )
-    first = {video_id: images[0] for video_id, images in members.items()}
-    return Dataset(
-        place={image["id"]: (video, index) for video, images in members.items() for index, image in enumerate(images)},
-        folders={video: str(image.get("file_name", "")).rpartition("/")[0] for video, image in first.items()},
-        lengths={video: len(images) for video, images in members.items()},
-        files={
-            video: [posixpath.basename(str(image.get("file_name", ""))) for image in images]
-            for video, images in members.items()
-        },
-        sizes={
-            video: (int(image["height"]), int(image["width"])) if "height" in image and "width" in image else None
-            for video, image in first.items()
-        },
-        categories={
-            category["id"]: (label, str(category["name"]))
-            for label, category in enumerate(sorted(content["categories"], key=lambda category: category["id"]))
-        },
-        annotations=content.get("annotations", []),
-    )
+    return f"{source}/{name}"
+
+
+def _images(source: str, dataset: Dataset, given: str | None) -> tuple[Any, FOUND]:
+    """The images by folder and name, of the first place that has any: the one given, else the json's or COCO's."""
+    here = posixpath.dirname(source)
+    if given is not None:
+        roots = [given]
+    elif posixpath.basename(here) == "annotations":
+        above = posixpath.dirname(here)
+        split = posixpath.splitext(source)[0].rpartition("_")[2].replace("test-dev", "test")
+        roots = [here, f"{above}/{split}", f"{above}/images/{split}", f"{above}/images", above]
+    else:
+        roots = [here]
+    folders = {posixpath.dirname(name) for names in dataset.files.values() for name in names}
+    for root in roots:
+        fs, path = fsspec.core.url_to_fs(root)
+        found = {folder: _listed(fs, f"{path}/{folder}".rstrip("/")) for folder in folders}
+        if any(found.values()):
+            break
+    return fs, {folder: entries for folder, entries in found.items() if entries}
+
+
+def _listed(fs: Any, folder: str) -> dict[str, dict[str, Any]]:
+    """The entries of the images in a folder by name; none where there is no such folder."""
+    entries = fs.ls(folder, detail=True) if fs.isdir(folder) else []
+    named = {posixpath.basename(str(entry["name"])): entry for entry in entries}
+    return {name: entry for name, entry in named.items() if name.lower().endswith((".jpg", ".jpeg", ".png"))}
+
+
+def _folder_of(found: FOUND) -> str:
+    """A folder in which images were found."""
+    return posixpath.dirname(str(next(iter(next(iter(found.values())).values()))["name"]))
 
 
 def _info(uri: str) -> dict[str, Any]:
@@ -190,10 +290,16 @@ def _info(uri: str) -> dict[str, Any]:
     return dict(fs.info(path))
 
 
-def _images(fs: Any, folder: str) -> list[dict[str, Any]]:
-    """The entries of the images in a folder; none where there is no such folder."""
-    entries = fs.ls(folder, detail=True) if fs.isdir(folder) else []
-    return [entry for entry in entries if str(entry["name"]).lower().endswith((".jpg", ".jpeg", ".png"))]
+@lru_cache(maxsize=2)
+def _results(path: str, dataset_path: str, stills: bool | None) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """The rows of a results json by video."""
+    results = _load(path)
+    if isinstance(results, dict):  # some write the whole dataset, with the results as its annotations
+        results = results.get("annotations")
+    if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
+        raise ValueError(f"{path} is not a results json of COCO: a list of image_id, category_id, bbox, score")
+    dataset = read_dataset(dataset_path, stills)
+    return _by_video(results, dataset.place, dataset.categories, path)
 
 
 def _load(path: str) -> Any:
@@ -211,20 +317,31 @@ def _field(row: Mapping[str, Any], name: str, path: str) -> Any:
     return row[name]
 
 
-def _placed(
-    dataset: Dataset, rows: Sequence[Mapping[str, Any]], path: str, video_id: str | None
-) -> list[Mapping[str, Any]]:
-    """The rows of a video, or all, checked and in order of video, frame and track."""
+def _by_video(
+    rows: Sequence[Mapping[str, Any]],
+    place: Mapping[int, tuple[str, int]],
+    categories: Mapping[int, tuple[int, str]],
+    path: str,
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each video, checked, in order of frame and track, without what is not read (outlines are large)."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         image, category = _field(row, "image_id", path), _field(row, "category_id", path)
-        if image not in dataset.place:
+        if image not in place:
             raise ValueError(f"{path}: image_id {image} is not in the dataset's images")
-        if category not in dataset.categories:
+        if category not in categories:
             raise ValueError(f"{path}: category_id {category} is not in the dataset's categories")
         if len(_field(row, "bbox", path)) != 4:
             raise ValueError(f"{path}: the bbox of image {image} is {row['bbox']}; it must be left, top, width, height")
-    chosen = [row for row in rows if video_id is None or dataset.place[row["image_id"]][0] == video_id]
-    return sorted(chosen, key=lambda row: (*dataset.place[row["image_id"]], _track(row) or 0))
+        found.setdefault(place[image][0], []).append({name: row[name] for name in KEPT if name in row})
+    for each in found.values():
+        each.sort(key=lambda row: (place[row["image_id"]][1], _track(row) or 0))
+    return found
+
+
+def _of(video_id: str | None, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Sequence[Mapping[str, Any]]:
+    """The rows of a video, or of all in order of their names."""
+    return rows.get(video_id, []) if video_id is not None else [row for name in sorted(rows) for row in rows[name]]
 
 
 def _track(row: Mapping[str, Any]) -> int | None:
@@ -255,9 +372,3 @@ def _table(schema: pa.Schema, dataset: Dataset, rows: Sequence[Mapping[str, Any]
         ],
         schema=schema,
     )
-
-
-def classes(video: VideoInfo) -> tuple[str, ...]:
-    """The names of the labels that `detections` gives: the dataset's categories."""
-    assert video.truth_uri is not None, "videos() names the dataset"
-    return read_dataset(video.truth_uri).class_names

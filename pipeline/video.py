@@ -54,6 +54,7 @@ class Probe:
 
 def probe(video: VideoInfo) -> Probe:
     """Header facts, from one decoded frame at most; raises VideoError that says what is wrong."""
+    _check_frames(video)
     if video.kind in IMAGES:
         reader, index = _images(video, Resize())
         return Probe(
@@ -272,6 +273,7 @@ def _missing(ref: ClipRef, seen: list[int], source: _Source) -> str | None:
 @contextlib.contextmanager
 def _source(video: VideoInfo, resize: Resize, threads: int) -> Iterator[_Source]:
     """The video opened for decoding; raises VideoError."""
+    _check_frames(video)
     if video.kind in IMAGES:
         images, index = _images(video, resize)
         yield _Source(images, index, len(index), images.size, images.target)
@@ -283,6 +285,11 @@ def _source(video: VideoInfo, resize: Resize, threads: int) -> Iterator[_Source]
         target = resize.target(header.size)
         reader = decoders.reader(path, header, index, target, threads)
         yield _Source(reader, index, _promised(header, index), header.size, target)
+
+
+def _check_frames(video: VideoInfo) -> None:
+    if video.kind == "rows":
+        raise VideoError(f"{video.video_id} has no frames to look at: its catalog, {video.catalog}, found none of them")
 
 
 def _images(video: VideoInfo, resize: Resize) -> tuple[ImageReader, Index]:

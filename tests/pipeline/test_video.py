@@ -242,6 +242,14 @@ def test_a_single_image_that_cannot_be_read_is_a_video_in_error(
     assert len(clip.frames) == 0
 
 
+def test_what_has_rows_alone_has_no_frames() -> None:
+    video = VideoInfo("walk", "", "coco", kind="rows")
+    said = "walk has no frames to look at: its catalog, coco, found none of them"
+    with pytest.raises(VideoError, match=said):
+        probe(video)
+    assert whole(video).error == said
+
+
 # What each odd file gives: frames, rotation, and a part of the sentence where something is wrong.
 OUTCOMES: dict[str, tuple[int, int, str | None]] = {
     "bgslibrary_demo.avi": (51, 0, None),
