@@ -175,7 +175,8 @@ def small() -> tuple[nn.Module, nn.Module]:
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )
-    return body, nn.Linear(96, 64)
+    # Without the last batch norm all objects begin, and for long remain, within some degrees of each other.
+    return body, nn.Sequential(nn.Linear(96, 64, bias=False), nn.BatchNorm1d(64))
 
 
 def trinet() -> tuple[nn.Module, nn.Module]:
