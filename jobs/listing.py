@@ -46,11 +46,13 @@ def of_ours(recipe: Recipe, paper: str, says: str) -> dict[str, Any]:
 
 
 def of_recipe(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe sets, the weights it needs, and whether they are here."""
-    needed = weights.needed_by(recipe)
+    """What a recipe sets, the weights it needs (of a ReID network beside the model's too), and whether it can run."""
+    needed = {
+        setting: {**asdict(found), "training": found.command} for setting, found in weights.needed_by(recipe).items()
+    }
     parts = {part: {"name": getattr(recipe, part), **getattr(recipe, f"{part}_settings")} for part in PARTS}
-    trained = {**asdict(needed), "training": needed.command} if needed else None
-    return {"name": recipe.name, **parts, "weights": trained, "can_run": weights.can_run(recipe)}
+    files = {setting: needed.get(setting) for setting in weights.SETTINGS}
+    return {"name": recipe.name, **parts, **files, "can_run": weights.can_run(recipe)}
 
 
 def ours(recipes: Mapping[str, str]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from jobs.options import SECTIONS
@@ -70,21 +70,30 @@ def detection(recipe: Recipe, max_videos: int | None = None) -> Detection:
 
 
 def check_trained(recipe: Recipe, model: Any) -> None:
-    """Raises ValueError where a part that is used was never trained, unless random weights are asked for by name."""
-    given = recipe.model_settings.get("weights")
-    if model.untrained and given != "random":
-        raise ValueError(
-            f"model {recipe.model} uses {' and '.join(model.untrained)}, which its weights {given or 'default'!r} do "
-            f"not hold: give weights that do with --set model.weights=FILE, train them{how_trained(recipe.model)}, or, "
-            "where results do not matter, say --set model.weights=random"
-        )
+    """Raises ValueError where a part that is used was never trained, unless random weights are asked for by name.
+
+    A part with a file of its own has a setting for it: the ReID network's is reid_weights.
+    """
+    own = {field.name for field in fields(load("model", recipe.model).Settings)}
+    given = recipe.model_settings
+    for part in model.untrained:
+        setting = f"{part}_weights" if f"{part}_weights" in own else "weights"
+        if "random" not in (given.get("weights"), given.get(setting)):
+            raise ValueError(
+                f"model {recipe.model} uses {part}, which its {setting} {given.get(setting, 'default')!r} do not hold: "
+                f"give weights that do with --set model.{setting}=FILE, train them{how_trained(recipe.model, part)}, "
+                f"or, where results do not matter, say --set model.{setting}=random"
+            )
 
 
-def how_trained(model: str) -> str:
-    """' as ... does', the named training that ends with all parts of a model, else ''."""
+def how_trained(model: str, part: str) -> str:
+    """' as ... does', the named training of this part by itself, or of all of the model, else ''."""
     from jobs.trainings import RECIPES  # brings torch
 
-    named = [name for name, make in RECIPES.items() if make().model == model]  # what begins with another comes later
+    trainings = {name: make() for name, make in RECIPES.items()}  # what begins with another comes later
+    alone = [name for name, training in trainings.items() if training.model_settings.get("train") == part]
+    whole = [name for name, training in trainings.items() if training.model == model]
+    named = alone or whole
     return f" as `trackloom train --recipe {named[-1]}` does" if named else ""
 
 

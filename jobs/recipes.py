@@ -20,12 +20,22 @@ from rich.console import Console
 
 from jobs import listing
 from jobs.command import main
-from jobs.papers import detect_to_track, plug_and_play_tracker, tracklet_conditioned_detection, weights
+from jobs.papers import (
+    detect_to_track,
+    plug_and_play_tracker,
+    retinatrack,
+    smot,
+    tracklet_conditioned_detection,
+    weights,
+)
 from jobs.papers.row import Row
 from pipeline.config import did_you_mean
 from pipeline.recipe import Recipe
 
-PAPERS = {module.PAPER: module for module in (tracklet_conditioned_detection, detect_to_track, plug_and_play_tracker)}
+PAPERS = {
+    module.PAPER: module
+    for module in (tracklet_conditioned_detection, detect_to_track, plug_and_play_tracker, retinatrack, smot)
+}
 
 
 def demo() -> Recipe:
@@ -72,11 +82,31 @@ def pnp_coco() -> Recipe:
     )
 
 
+def retina_coco() -> Recipe:
+    """RetinaNet* with torchvision's COCO weights, on your own videos: its classifier's features stand for embeddings.
+
+    trackloom run VIDEOS --recipe retina-coco --output runs/mine
+    """
+    settings = {"network": "retinanet_resnet50_fpn_v2"}
+    return Recipe(name="retina-coco", model="retina_track", model_settings=settings, linker="track_store")
+
+
+def tracktor_coco() -> Recipe:
+    """Tracktor on torchvision's Faster R-CNN with its COCO weights, on your own videos; the camera may move.
+
+    trackloom run VIDEOS --recipe tracktor-coco --output runs/mine
+    """
+    settings = {"detector": "fasterrcnn_resnet50_fpn_v2", "camera": "ecc"}
+    return Recipe(name="tracktor-coco", model="tracktor", model_settings=settings, linker="keep")
+
+
 OURS: dict[str, Callable[[], Recipe]] = {
     "demo": demo,
     "smot-coco": smot_coco,
     "tcd-coco": tcd_coco,
     "pnp-coco": pnp_coco,
+    "retina-coco": retina_coco,
+    "tracktor-coco": tracktor_coco,
 }
 
 
@@ -108,18 +138,18 @@ def load(name: str) -> Recipe:
 
 def check_weights(recipe: Recipe) -> None:
     """Raises ValueError where a recipe needs weights that are still to be trained; says which and how."""
-    needed = weights.needed_by(recipe)
-    if needed is None or needed.are_here:
-        return
-    small = f"{recipe.name}-small"
-    instead = small in names() and weights.can_run(load(small))
-    trained = f", trained as in the paper's {needed.schedule}" if needed.schedule else ""
-    how = "`trackloom recipes --json` says how" if needed.schedule else needed.command
-    raise ValueError(
-        f"recipe {recipe.name} needs the weights {needed.name} ({needed.what}{trained}), and they are not here; "
-        "give a file with --set model.weights=FILE"
-        + (f", train them ({how}), or run {small}" if instead else f", or train them ({how})")
-    )
+    for setting, needed in weights.needed_by(recipe).items():
+        if needed.are_here:
+            continue
+        small = f"{recipe.name}-small"
+        instead = small in names() and weights.can_run(load(small))
+        trained = f", trained as in the paper's {needed.schedule}" if needed.schedule else ""
+        how = "`trackloom recipes --json` says how" if needed.schedule else needed.command
+        raise ValueError(
+            f"recipe {recipe.name} needs the weights {needed.name} ({needed.what}{trained}), and they are not here; "
+            f"give a file with --set model.{setting}=FILE"
+            + (f", train them ({how}), or run {small}" if instead else f", or train them ({how})")
+        )
 
 
 def recipes(
@@ -133,7 +163,7 @@ def recipes(
     ours = {name: str(make.__doc__).split("\n")[0] for name, make in OURS.items() if paper is None}
     chosen = [row for row in rows() if paper in (None, row.paper)]
     if as_json:
-        stems = {row.run.recipe.model: row.paper for row in rows() if row.run} | {"smot": "smot"}
+        stems = {row.run.recipe.model: row.paper for row in reversed(rows()) if row.run}  # who writes of it first
         objects = [listing.of_ours(load(name), stems[load(name).model], says) for name, says in ours.items()]
         print(json.dumps(objects + [listing.of_row(row) for row in chosen], indent=1))
         return 0

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pipeline.training import Training
 
 DETECTOR = "plug-and-play-synthetic-v1-detector"  # the small two-stage detector, which others begin with
+FRAMES_APART = 8  # frames between those of a pair; RetinaTrack, section 3.4
 
 
 def small_synthetic() -> Training:
@@ -105,10 +106,53 @@ def detect_to_track_synthetic() -> Training:
     )
 
 
+def retina_track_synthetic() -> Training:
+    """RetinaTrack on the small backbone, detection and embeddings together; on frames 8 apart (section 3.4).
+
+    trackloom train --recipe retina-track-synthetic --local --half
+        -o models/weights/retina-track-synthetic-v1.safetensors
+    """
+    return replace(
+        small_synthetic(),
+        name="retina-track-synthetic",
+        model="retina_track",
+        model_settings={"network": "small"},
+        linker="track_store",
+        frames_per_clip=2,
+        min_gap=FRAMES_APART,
+        max_gap=FRAMES_APART,
+        batch_size=4,
+        steps=6000,
+        learning_rate=3e-3,
+    )
+
+
+def tracktor_synthetic() -> Training:
+    """The ReID network of Tracktor++, beside the small detector, trained before; clips tell identities apart.
+
+    trackloom train --recipe tracktor-synthetic --local --half
+        -o models/weights/tracktor-synthetic-v1.safetensors
+    """
+    return replace(
+        small_synthetic(),
+        name="tracktor-synthetic",
+        model="tracktor",
+        model_settings={"detector": "small", "train": "reid", "reid": "small", "weights": DETECTOR},
+        linker="keep",
+        frames_per_clip=4,
+        max_gap=10,
+        batch_size=8,
+        steps=3000,
+        learning_rate=2e-3,
+    )
+
+
 RECIPES: dict[str, Callable[[], Training]] = {
     "small-synthetic": small_synthetic,
     "plug-and-play-synthetic-detector": plug_and_play_synthetic_detector,
     "plug-and-play-synthetic-tracker": plug_and_play_synthetic_tracker,
     "tracklet-rcnn-synthetic": tracklet_rcnn_synthetic,
     "detect-to-track-synthetic": detect_to_track_synthetic,
+    "retina-track-synthetic": retina_track_synthetic,
+    "tracktor-synthetic": tracktor_synthetic,
 }

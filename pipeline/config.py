@@ -96,7 +96,9 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
             raise ValueError(f"{name} is {value!r}; it must be one of: {', '.join(by_text)}")
         return by_text[str(value)]
     if origin in (typing.Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in arguments):
+        choices = [choice for argument in arguments for choice in typing.get_args(argument)]  # of a Literal in it
+        is_word = value in choices  # "none" may be one of them, and then means that, not None
+        if value is None or (str(value).lower() == "none" and type(None) in arguments and not is_word):
             return None
         return _convert(value, next(a for a in arguments if a is not type(None)), name)
     if origin is tuple:

@@ -10,6 +10,8 @@ from pipeline.recipe import Recipe
 
 SYNTHETIC: dict[str, Any] = {"catalog": "synthetic", "catalog_settings": {"split": "test"}}
 VID: dict[str, Any] = {"catalog": "imagenet_vid", "catalog_settings": {"split": "val"}}
+# What twins have in the place of a ReID network; the weights hold it beside the detector of the small Tracktor.
+SMALL_REID: dict[str, Any] = {"reid": "small", "reid_weights": "tracktor-synthetic-v1"}
 
 Kind = Literal["recipe", "published_only", "benchmark"]
 

@@ -7,10 +7,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import models
+from jobs.papers.retinatrack import HEADS
 from jobs.trainings import DETECTOR
 from pipeline.recipe import Recipe
 
 SHIPPED = Path(models.__file__).parent / "weights"  # where models find weights by their name
+SETTINGS = ("weights", "reid_weights")  # of models: what names a file
+MOT17 = "MOT17/train --catalog mot --set catalog.detector=FRCNN"
+WAYMO = "waymo --catalog waymo --set catalog.split=training --set catalog.classes=vehicle"
+APART = {"frames_per_clip": "2", "min_gap": "8", "max_gap": "8"}  # RetinaTrack, section 3.4
 
 
 @dataclass(frozen=True)
@@ -40,21 +45,22 @@ class Weights:
         return f"trackloom train {self.training}{start} --output models/weights/{self.name}.safetensors"
 
 
-def needed_by(recipe: Recipe) -> Weights | None:
-    """The weights that a recipe names; None where it names none of these, but the model's own or a user's file."""
-    return known().get(str(recipe.model_settings.get("weights")))
+def needed_by(recipe: Recipe) -> dict[str, Weights]:
+    """The weights that a recipe names, by the setting that names them; not the model's own, nor a user's file."""
+    named = {setting: str(recipe.model_settings.get(setting)) for setting in SETTINGS}
+    return {setting: known()[name] for setting, name in named.items() if name in known()}
 
 
 def can_run(recipe: Recipe) -> bool:
     """Whether a recipe needs nothing but its videos: no weights that are still to be trained."""
-    needed = needed_by(recipe)
-    return needed is None or needed.are_here
+    return all(needed.are_here for needed in needed_by(recipe).values())
 
 
 @lru_cache(maxsize=1)
 def known() -> dict[str, Weights]:
     """All weights of all papers, by name."""
-    return {found.name: found for found in (*tracklet_rcnn(), *detect_to_track(), *plug_and_play())}
+    papers = (tracklet_rcnn(), detect_to_track(), plug_and_play(), retina_track(), smot(), tracktor())
+    return {found.name: found for weights in papers for found in weights}
 
 
 def tracklet_rcnn() -> list[Weights]:
@@ -181,6 +187,147 @@ def plug_and_play() -> list[Weights]:
             after=DETECTOR,
         ),
     ]
+
+
+def retina_track() -> list[Weights]:
+    """RetinaTrack's: a network for each head, on COCO without embeddings, on Waymo and synthetic-v1 also with them."""
+    head = {name: {f"model.{key}": str(value) for key, value in settings.items()} for name, settings in HEADS.items()}
+    without, plain = {"model.embedding": "none"}, {"model.embedding": "instance"}
+    variants: dict[str, tuple[str, dict[str, str]]] = {
+        "": ("RetinaTrack", {}),
+        "1-3": ("RetinaTrack with m1 = 1, m2 = 3", head["1-3"]),
+        "2-2": ("RetinaTrack with m1 = 2, m2 = 2", head["2-2"]),
+        "m3-0": ("RetinaTrack with m3 = 0", {"model.m3": "0"}),
+        "m3-4": ("RetinaTrack with m3 = 4", {"model.m3": "4"}),
+        "no-triplet": ("RetinaTrack without triplet loss", plain),
+        "star-separate": ("RetinaNet* with separate task weights", head["separate"]),
+        "star-shared": ("RetinaNet* with shared task weights", head["shared"]),
+        "separate": ("RetinaNet with separate task weights", head["separate"] | without),
+        "shared": ("RetinaNet with shared task weights", head["shared"] | without),
+        "k1-separate": ("RetinaNet with separate task weights, K = 1", head["k1-separate"]),
+        "k1-shared": ("RetinaNet with shared task weights, K = 1", head["k1-shared"]),
+    }
+    of_twins = {
+        f"k1-plain-{name}": (f"{variants[f'k1-{name}'][0]}, no embeddings", head[f"k1-{name}"] | without)
+        for name in ("separate", "shared")
+    }
+    coco = "instances_train2017.json --catalog coco --model retina_track"
+    found = [
+        Weights(
+            _ended("retina-track-resnet50-coco", name),
+            f"{variants[name][0]}, no embeddings, on ResNet-50, COCO",
+            coco + _set({"model.network": "resnet50", **settings, **without}),
+            "section 4.1",
+        )
+        for name, settings in head.items()
+    ]
+    later = {name: variants[name] for name in ("", "no-triplet")}
+    for release, section, of_release in (("", "section 3.4", variants), ("v1.1", "section 4.4", later)):
+        found += [
+            Weights(
+                _ended(_ended("retina-track-resnet50-waymo", release), name),
+                f"{text} on ResNet-50, COCO, then {' '.join(['Waymo', release]).strip()}",
+                _on_waymo("retina_track", {"model.network": "resnet50", **settings, **APART}),
+                section,
+            )
+            for name, (text, settings) in of_release.items()
+        ]
+    return found + [
+        Weights(
+            _ended("retina-track-synthetic-v1", name),
+            f"the small {text}, synthetic-v1",
+            _on_synthetic("retina-track-synthetic", settings),
+        )
+        for name, (text, settings) in (variants | of_twins).items()
+    ]
+
+
+def smot() -> list[Weights]:
+    """SMOT's detectors; what tracks by re-detection learns nothing."""
+    network = {"model.detector": "resnet34_fpn_ssd", "model.backbone_weights": "IMAGENET1K_V1"}
+    return [
+        Weights(
+            "smot-resnet34-wider-face",
+            "SSD on ResNet-34 with FPN, WIDER FACE",
+            f"WIDER --catalog wider_face --set catalog.split=train --model smot{_set(network)}",
+            "section 6.1",
+        ),
+        Weights(
+            "smot-resnet34-mot17",
+            "SSD on ResNet-34 with FPN, COCO, then MOT17",
+            f"{MOT17} --model smot{_set(network)}",
+            "section 6.4",
+        ),
+        Weights("smot-synthetic-v1", "the small detector of SMOT, synthetic-v1", _on_synthetic("small-synthetic", {})),
+    ]
+
+
+def tracktor() -> list[Weights]:
+    """The detectors of Tracktor and, learned beside them, the ReID networks of Tracktor++, SMOT, and RetinaTrack's."""
+    detector = {"model.detector": "fasterrcnn_resnet50_fpn"}
+    reid = {**detector, "model.train": "reid", "model.reid": "resnet50", "model.reid_weights": "IMAGENET1K_V1"}
+    clips = {"frames_per_clip": "4", "max_gap": "10"}
+    mot = f"{MOT17} --model tracktor"
+    found = []
+    for release, text in (("waymo", "Waymo"), ("waymo-v1.1", "Waymo v1.1")):
+        found += [
+            Weights(
+                f"tracktor-resnet50-{release}",
+                f"Faster R-CNN on ResNet-50 with FPN, {text}",
+                _on_waymo("tracktor", detector),
+                "section 4.4",
+            ),
+            Weights(
+                f"reid-resnet50-{release}",
+                f"TriNet on ResNet-50, {text}",
+                _on_waymo("tracktor", {**reid, **clips}),
+                "section 4.3",
+                after=f"tracktor-resnet50-{release}",
+            ),
+        ]
+    return [
+        *found,
+        Weights(
+            "tracktor-resnet50-wider-face",
+            "Faster R-CNN on ResNet-50 with FPN, WIDER FACE",
+            f"WIDER --catalog wider_face --set catalog.split=train --model tracktor{_set(detector)}",
+            "section 6.4",
+        ),
+        Weights(
+            "reid-resnet50-faces",
+            "TriNet on ResNet-50, any videos of faces with identities",
+            f"FACES.json --catalog coco --model tracktor{_set({**reid, **clips})}",
+            "section 6.1, but that its own network learned on photographs",
+            after="tracktor-resnet50-wider-face",
+        ),
+        Weights(
+            "tracktor-resnet50-mot17",
+            "Faster R-CNN on ResNet-50 with FPN, COCO, then MOT17",
+            f"{mot}{_set(detector)}",
+            "section 6.4",
+        ),
+        Weights(
+            "reid-resnet50-mot17",
+            "TriNet on ResNet-50, MOT17",
+            f"{mot}{_set({**reid, **clips})}",
+            "section 6.4",
+            after="tracktor-resnet50-mot17",
+        ),
+        Weights(
+            "tracktor-synthetic-v1",
+            "the small detector and the small ReID network beside it, synthetic-v1",
+            _on_synthetic("tracktor-synthetic", {}),
+            after=DETECTOR,
+        ),
+    ]
+
+
+def _on_waymo(model: str, settings: dict[str, str]) -> str:
+    return f"{WAYMO} --model {model}{_set(settings)}"
+
+
+def _ended(name: str, ending: str) -> str:
+    return f"{name}-{ending}" if ending else name
 
 
 def _on_vid(model: str, settings: dict[str, str]) -> str:

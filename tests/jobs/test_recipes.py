@@ -1,27 +1,29 @@
-"""Recipes: each can be made into a run or says what it lacks; the papers' rows are whole, and are listed readably."""
+"""Recipes: each can be made into a run or says what it lacks; they are listed readably."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torchvision.models import ResNet34_Weights
 
 from jobs import command, prepare, recipes
-from jobs.benchmark import WANTED
 from jobs.listing import figure, figures
 from jobs.papers import weights
 from jobs.papers.row import Row
 from jobs.run import run
 from jobs.train import training_of
+from jobs.trainings import DETECTOR
 from models.parts import backbones
 from pipeline import scoring
 from pipeline.config import load, settings
+from pipeline.detect import build
 from pipeline.recipe import Recipe
 from pipeline.tables import Run
 
@@ -30,6 +32,8 @@ ALL = {recipe.name: recipe for run in RUNS.values() for recipe in (run.recipe, r
     name: make() for name, make in recipes.OURS.items()
 }
 UNTRAINED: dict[str, Any] = {"weights": "random", "classes": ("one", "two")}
+RANDOM_REID = {"reid_weights": "random"}
+NETWORK = {"detect_to_track": "backbone", "retina_track": "network"}  # what else but `detector` says which it is
 
 
 def named(name: str) -> Row:
@@ -63,18 +67,22 @@ class TestRecipes:
         changed = {
             key for key, value in run.small.model_settings.items() if run.recipe.model_settings.get(key) != value
         }
-        network = "backbone" if run.recipe.model == "detect_to_track" else "detector"
+        network = NETWORK.get(run.recipe.model, "detector")
         assert run.small.model_settings[network] == "small"
-        allowed = {"tcd-mot15": {"benchmark", "nms_iou"}}.get(name, {"propagate", "aggregate_flow"})
+        parts = {"propagate", "aggregate_flow", "motion", "reid", "reid_weights", "input_side"}
+        allowed = {"tcd-mot15": {"benchmark", "nms_iou"}}.get(name, parts)
         assert {network, "weights"} <= changed <= {network, "weights", *allowed}
+        assert (run.small.model_settings.get("input_side") or 0) <= 128  # the small frames are 160 x 128 px
 
     def test_every_small_twin_can_be_built(self) -> None:
         """Settings may fit each other and still not the network."""
-        different = {repr(each.small.model_settings): each.small for each in RUNS.values()}
-        for recipe in different.values():
-            module = load("model", recipe.model)
-            given = {**recipe.model_settings, **UNTRAINED}
-            network = module.build(settings(module.Settings, given, f"model {recipe.model}"))
+        different = {}
+        for each in (configured.small for configured in RUNS.values()):
+            given = {**each.model_settings, **UNTRAINED, **(RANDOM_REID if "reid" in each.model_settings else {})}
+            different[each.model, repr(given)] = given
+        for (model, _), given in different.items():
+            module = load("model", model)
+            network = module.build(settings(module.Settings, given, f"model {model}"))
             assert network.classes == UNTRAINED["classes"]
 
     @pytest.mark.parametrize(
@@ -84,27 +92,38 @@ class TestRecipes:
             "tcd-dcn-integrated-small",
             "dt-stride-10-average-small",
             "pnp-resnext-tfd-seq-track-nms-small",
+            "rt-star-shared-small",
+            "rt-iou-small",
+            "rt-reid-small",
+            "rt-tracktor-plus-plus-small",
+            "smot-hannah-dfs-small",
+            "smot-music-linking-small",
+            "smot-music-512-small",
         ],
     )
     def test_a_small_twin_runs_on_any_videos(self, name: str, videos: Path, tmp_path: Path) -> None:
         given = ["model.weights=random", "model.classes=one,two"]
+        given += ["model.reid_weights=random"] if "reid" in recipes.load(name).model_settings else []
         output = str(tmp_path / "run")
         source = [str(videos / "deeper")]
         assert run(source, output=output, recipe=name, catalog="folder", settings=given, local=True, report=False) == 0
         (video,) = Run(output).table("videos").to_pylist()
         assert (video["status"], video["frames_decoded"]) == ("ok", 12)
 
-    @pytest.mark.parametrize("name", ["tcd-coco", "pnp-coco"])
+    @pytest.mark.parametrize("name", ["tcd-coco", "pnp-coco", "tracktor-coco", "retina-coco"])
     def test_published_weights_need_no_training(self, name: str, videos: Path, tmp_path: Path) -> None:
         """The smallest of torchvision's detectors, with random numbers in the place of what COCO taught."""
-        small = ["model.detector=fasterrcnn_mobilenet_v3_large_320_fpn", "model.weights=random"]
+        size = {"retina-coco": "input_side=64"}.get(name, "detector=fasterrcnn_mobilenet_v3_large_320_fpn")
+        small = [f"model.{size}", "model.weights=random"]
         output = str(tmp_path / "run")
         source = [str(videos / "deeper")]
         assert run(source, output=output, recipe=name, settings=small, local=True, report=False) == 0
         (video,) = Run(output).table("videos").to_pylist()
         assert (video["status"], video["frames_decoded"]) == ("ok", 12)
 
-    @pytest.mark.parametrize("name", ["tcd-integrated", "dt-resnet101", "pnp-resnext-tfd-seq-track-nms"])
+    @pytest.mark.parametrize(
+        "name", ["tcd-integrated", "dt-resnet101", "pnp-resnext-tfd-seq-track-nms", "smot-hannah-farneback"]
+    )
     def test_small_twins_find_what_the_project_s_weights_were_taught(self, name: str, tmp_path: Path) -> None:
         """On test videos that none of them has seen; .97 and more when these bounds were set (2026-11-21)."""
         output = str(tmp_path / "run")
@@ -125,7 +144,8 @@ class TestRecipes:
                 assert row.run == RUNS[row.run.recipe.name], row.name
 
     def test_different_names_are_different_recipes(self) -> None:
-        told_apart = Counter(repr((run.recipe.model_settings, run.recipe.linker_settings)) for run in RUNS.values())
+        full = [run.recipe for run in RUNS.values()]
+        told_apart = Counter(repr((each.catalog, each.model_settings, each.linker_settings)) for each in full)
         assert set(told_apart.values()) == {1}
 
     @pytest.mark.parametrize(
@@ -143,113 +163,15 @@ class TestRecipes:
         assert len(str(error.value)) < 200
 
 
-class TestRows:
-    def test_every_table_of_the_issue_is_there(self) -> None:
-        tables = Counter((row.paper, row.table) for row in recipes.rows())
-        stem = "tracklet_conditioned_detection"
-        assert {table: count for (paper, table), count in tables.items() if paper == stem} == {
-            "Table 1": 6,
-            "Table 2": 18,
-            "Table 3": 2,
-            "Table 4": 6,
-            "Table 5": 8,
-            "Table 6": 9,
-        }
-        assert {table: count for (paper, table), count in tables.items() if paper == "detect_to_track"} == {
-            "Table 1": 9,
-            "Table 2": 12,
-            "Section 4": 2,
-            "Section 5.3": 7,
-        }
-        assert {table: count for (paper, table), count in tables.items() if paper == "plug_and_play_tracker"} == {
-            "Table 1": 13,
-            "Table 2": 7,
-            "Table 3": 1,
-            "Table 4": 1,
-            "Table 5": 5,
-            "Table 6": 7,
-        }
-
-    def test_names_are_unique(self) -> None:
-        assert max(Counter(recipes.names()).values()) == 1
-        assert max(Counter(row.name for row in recipes.rows()).values()) == 1
-
-    def test_kinds_say_what_a_row_has(self) -> None:
-        for row in recipes.rows():
-            times = all(name.endswith(("[ms]", "[GB]", "[FPS]")) or "times" in name for name in row.published)
-            assert (row.kind == "benchmark") == bool(row.published and times), row.name
-            assert (row.kind == "published_only") == (row.run is None), row.name
-            assert row.published or row.note, row.name
-            if row.benchmark:
-                assert row.benchmark in WANTED
-
-    @pytest.mark.parametrize(
-        ("name", "model", "linker", "published"),
-        [
-            (
-                "tcd-late",
-                {"condition": "none", "propagate": "raft_small", "rescore": True},
-                ("keep", {}),
-                {"mAP_det [%]": 75.8, "mAP_track_fast [%]": 38.9},
-            ),
-            ("tcd-r-0.2", {"null": 0.2}, ("keep", {}), {"mAP_det [%]": 78.1, "mAP_track [%]": 67.4}),
-            ("tcd-gamma-16", {"gamma": 16}, ("keep", {}), {"mAP_det [%]": 78.3, "mAP_track [%]": 67.8}),
-            ("tcd-mot15", {"benchmark": "mot15", "min_score": 0.95}, ("keep", {"min_length": 10}), {"IDSw": 788}),
-            ("tcd-stability-integrated", {}, ("keep", {}), {"fragment_error_slow [1e-3]": 14}),
-            ("dt-online", {}, ("tubes", {"evidence": "moves", "rescore": "causal"}), {"mAP [%]": 78.7}),
-            (
-                "dt-stride-10-average",
-                {"stride": 10, "average": True},
-                ("tubes", {"evidence": "moves"}),
-                {"mAP [%]": 79.2},
-            ),
-            ("dt-alpha-0.1", {}, ("tubes", {"evidence": "moves", "alpha": 0.1}), {}),
-            (
-                "dt-inception-v4-average",
-                {"backbone": "inception_v4"},
-                ("tubes", {"evidence": "moves"}),
-                {"mAP [%]": 82.1},
-            ),
-            ("pnp-hrnet-tfd-0.3-seq-nms", {"merge_iou": 0.3}, ("seq_nms", {"nms_iou": 0.45}), {"mAP [%]": 77.8}),
-            (
-                "pnp-resnext-tfd-seq-track-nms",
-                {"detector": "resnext101_fpn_dcn"},
-                ("seq_nms", {"nms_iou": 0.45, "links": "moves"}),
-                {"mAP [%]": 81.1},
-            ),
-        ],
-    )
-    def test_known_rows(
-        self, name: str, model: dict[str, Any], linker: tuple[str, dict[str, Any]], published: dict[str, float]
-    ) -> None:
-        row = named(name)
-        assert row.run
-        assert model.items() <= row.run.recipe.model_settings.items()
-        assert (row.run.recipe.linker, row.run.recipe.linker_settings) == linker
-        assert published.items() <= row.published.items()
-
-    def test_the_paper_s_gains_are_the_differences_of_its_rows(self) -> None:
-        """TCD section 4.2 and PnP section 6.4 say by how much their parts help."""
-
-        def gain(metric: str, better: str, worse: str) -> float:
-            one, other = named(better).published[metric], named(worse).published[metric]
-            assert one is not None
-            assert other is not None
-            return round(one - other, 1)
-
-        assert gain("mAP_det [%]", "tcd-integrated", "tcd-late") == 2.3
-        assert gain("mAP_track [%]", "tcd-integrated", "tcd-late") == 2.0
-        assert gain("mAP_det [%]", "tcd-first-stage", "tcd-sequential") == 0.8
-        assert gain("mAP_track [%]", "tcd-second-stage", "tcd-sequential") == 1.6
-        assert gain("mAP [%]", "dt-t-loss", "dt-r-fcn") == 1.6
-        assert gain("mAP [%]", "dt-stride-1", "dt-stride-10") == 1.2
-        assert gain("mAP [%]", "pnp-hrnet-tfd-seq-nms", "pnp-hrnet") == 5.4
-        assert gain("mAP [%]", "pnp-resnext-tfd-seq-track-nms", "pnp-resnext-tfd-seq-nms") == 0.7
-
-
 class TestWeights:
     def test_what_recipes_of_papers_name_is_known(self) -> None:
-        wanted = {str(recipe.model_settings["weights"]) for run in RUNS.values() for recipe in (run.recipe, run.small)}
+        wanted = {
+            recipe.model_settings[setting]
+            for run in RUNS.values()
+            for recipe in (run.recipe, run.small)
+            for setting in weights.SETTINGS
+            if setting in recipe.model_settings
+        }
         before = {found.after for found in weights.known().values() if found.after}
         assert wanted | before == set(weights.known())
 
@@ -267,7 +189,10 @@ class TestWeights:
         begins_with = [option for option in options["--set"] if "backbone_weights" in option]
         if begins_with:
             backbone = begun.get("backbone", begun.get("detector"))
-            assert begins_with[0].partition("=")[2] in backbones.published(str(backbone))
+            own = ResNet34_Weights.__members__ if backbone == "resnet34_fpn_ssd" else backbones.published(str(backbone))
+            assert begins_with[0].partition("=")[2] in own
+        if training.model_settings.get("train") == "reid" and "reid_weights" in training.model_settings:
+            assert training.model_settings["reid_weights"] in backbones.published(training.model_settings["reid"])
         of_runs = {recipe.model for recipe in ALL.values() if recipe.model_settings.get("weights") == name}
         assert of_runs <= {training.model}
 
@@ -284,6 +209,33 @@ class TestWeights:
         assert not (tmp_path / "run").exists()
         assert called(monkeypatch, "detect", "--recipe", "pnp-hrnet-small", "--output", str(tmp_path / "run")) == 1
         assert "trackloom train --recipe plug-and-play-synthetic-tracker" in capsys.readouterr().err
+
+    def test_of_two_files_the_one_that_lacks_is_named_with_its_setting(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(weights, "SHIPPED", tmp_path)
+        both = recipes.load("rt-reid")
+        with pytest.raises(
+            ValueError, match=r"the weights retina-track-resnet50-waymo-no-triplet .* model\.weights=FILE"
+        ):
+            recipes.check_weights(both)
+        (tmp_path / "retina-track-resnet50-waymo-no-triplet.safetensors").touch()
+        with pytest.raises(ValueError, match=r"the weights reid-resnet50-waymo .* model\.reid_weights=FILE"):
+            recipes.check_weights(both)
+        assert not weights.can_run(both)
+        (tmp_path / "reid-resnet50-waymo.safetensors").touch()
+        assert weights.can_run(both)
+        recipes.check_weights(both)
+
+    def test_an_untrained_part_is_refused_with_the_setting_that_names_its_file(self) -> None:
+        detector_alone = {"weights": DETECTOR, "reid": "small"}
+        recipe = Recipe(model="tracktor", model_settings=detector_alone)
+        with pytest.raises(ValueError, match=r"^model tracktor uses reid, .* --set model\.reid_weights=FILE") as error:
+            prepare.check_trained(recipe, build("tracktor", detector_alone))
+        assert "train them as `trackloom train --recipe tracktor-synthetic` does" in str(error.value)
+        for random in ("weights", "reid_weights"):
+            given = {**detector_alone, random: "random"} | ({"classes": ("one",)} if random == "weights" else {})
+            prepare.check_trained(replace(recipe, model_settings=given), build("tracktor", given))
 
     def test_weights_put_in_their_place_are_found(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(weights, "SHIPPED", tmp_path)
@@ -316,11 +268,20 @@ class TestListing:
         }
         assert len({frozenset(each) for each in found.values()}) == 1  # all have the same keys
         assert (found["demo"]["paper"], found["pnp-coco"]["paper"]) == ("smot", "plug_and_play_tracker")
+        assert found["tracktor-coco"]["paper"] == found["retina-coco"]["paper"] == "retinatrack"
         late = found["tcd-plain-late"]
         assert (late["recipe"], late["small"], late["kind"]) == ("tcd-late", "tcd-late-small", "recipe")
         assert late["published"] == {"mAP_det [%]": 75.8, "mAP_track [%]": 65.9}
         assert [run["model"]["propagate"] for run in late["runs"]] == ["raft_small", "farneback"]
         assert late["runs"][0]["weights"]["name"] == "tracklet-rcnn-resnet101-vid"
+        assert late["runs"][0]["reid_weights"] is None
+        full, small = found["rt-reid"]["runs"]
+        assert (full["weights"]["name"], full["reid_weights"]["name"]) == (
+            "retina-track-resnet50-waymo-no-triplet",
+            "reid-resnet50-waymo",
+        )
+        assert "--set model.train=reid" in full["reid_weights"]["training"]
+        assert small["reid_weights"]["name"] == "tracktor-synthetic-v1"
         assert found["dt-time-linking"]["benchmark"] == "trackloom benchmark linkers"
         assert found["tcd-t5-thp"]["published"]["mAP_track [%]"] is None
 

@@ -19,6 +19,7 @@ class Settings:
     names: tuple[str, ...] = ()
     size: tuple[int, int] = (1, 2)
     level: Literal[1, 2] = 1
+    by: Literal["look", "none"] | None = None
 
 
 GOOD = {
@@ -29,6 +30,8 @@ GOOD = {
     "pairs": ({"size": "3,4"}, Settings(size=(3, 4))),
     "a choice": ({"kind": "avg"}, Settings(kind="avg")),
     "a choice of numbers": ({"level": "2"}, Settings(level=2)),
+    "a choice that is called none": ({"by": "none"}, Settings(by="none")),
+    "none of the choices": ({"by": None}, Settings()),
 }
 BAD = {
     "a misspelt name": ({"cuont": 1}, "has no setting 'cuont' .did you mean 'count'"),
