@@ -30,7 +30,8 @@ def table(
 
     frame: (N,), from 0; boxes: (N, 4) left, top, width, height in continuous pixels; track: (N,), from 1, None where
     the source has no identities; ignore: bool (N,), None where all count; flags: of each face. A box of no size is
-    ignored, and flagged so.
+    ignored, and flagged so. Raises ValueError where a track is twice in a frame: no metric of identities takes that,
+    and a run should not have to end to say so.
     """
     count = len(frame)
     boxes = np.asarray(boxes, np.float64).reshape(count, 4)
@@ -39,6 +40,13 @@ def table(
     for row in np.flatnonzero(empty):
         words[row].append(NO_SIZE)
     ignored = empty if ignore is None else empty | np.asarray(ignore, np.bool_)
+    if track is not None:
+        pairs, times = np.unique(np.stack([frame, track], axis=1)[~ignored], axis=0, return_counts=True)
+        if (times > 1).any():
+            where, who = pairs[np.argmax(times > 1)].tolist()
+            raise ValueError(
+                f"the truth of {video_id} has track {who} twice in frame {where} (from 0); it must be once"
+            )
     order = np.lexsort((np.zeros(count) if track is None else track, frame))
     corners = from_xywh(boxes).astype(np.float32)[order]
     face = np.zeros(count, np.int32)
