@@ -19,7 +19,7 @@ from pipeline.recipe import Recipe
 PAPER = "retinatrack"
 TITLE = "RetinaTrack: Online Single Stage Joint Detection and Tracking"
 
-COCO: dict[str, Any] = {"catalog": "coco"}
+COCO: dict[str, Any] = {"catalog": "coco", "catalog_settings": {"split": "val2017"}}
 WAYMO: dict[str, Any] = {"catalog": "waymo", "catalog_settings": {"split": "validation", "classes": ("vehicle",)}}
 COCO_SIDE, WAYMO_SIDE = 896, 1024  # px; sections 4.1 and 3.4
 TRACKED: dict[str, Any] = {"min_score": 0.5}

@@ -211,7 +211,7 @@ def retina_track() -> list[Weights]:
         f"k1-plain-{name}": (f"{variants[f'k1-{name}'][0]}, no embeddings", head[f"k1-{name}"] | without)
         for name in ("separate", "shared")
     }
-    coco = "instances_train2017.json --catalog coco --model retina_track"
+    coco = "coco --catalog coco --set catalog.split=train2017 --model retina_track"
     found = [
         Weights(
             _ended("retina-track-resnet50-coco", name),
