@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 from torchvision import models as torchvision_models
 from torchvision.ops import roi_align
 
@@ -78,22 +78,20 @@ class Reid(nn.Module):
         unknown, and optionally ignore (M,). Objects of different clips are different ones. Boxes are jittered by
         torch's global generator.
         """
-        cut, ids, known = [], [], 0
-        for clip, frames in zip(clips, targets, strict=True):
-            found = [
-                target["track_ids"].masked_fill(target["ignore"], -1) if "ignore" in target else target["track_ids"]
-                for target in frames
-            ]
-            for frame, target, own in zip(clip, frames, found, strict=True):
-                boxes = jitter(target["boxes"][own >= 0], 1, MOVE, SCALE, torch.default_generator)[:, 0]
+        cut, shown = [], []
+        for number, (clip, frames) in enumerate(zip(clips, targets, strict=True)):
+            for frame, target in zip(clip, frames, strict=True):
+                known = target["track_ids"] >= 0
+                if "ignore" in target:
+                    known &= ~target["ignore"]
+                boxes = jitter(target["boxes"][known], 1, MOVE, SCALE, torch.default_generator)[:, 0]
                 cut.append(crops(frame, boxes, self.crop))
-            objects, numbers = torch.cat(found)[torch.cat(found) >= 0].unique(return_inverse=True)
-            ids.append(numbers + known)
-            known += len(objects)
-        if known < 2:  # nothing to compare, and too little for batch norm to measure
+                shown.append(pad(target["track_ids"][known][:, None], (1, 0), value=number))  # (n, 2): clip and track
+        objects, ids = torch.cat(shown).unique(dim=0, return_inverse=True)
+        if len(objects) < 2:  # nothing to compare, and too little for batch norm to measure
             nothing: Tensor = sum((weight.sum() * 0 for weight in self.parameters()), torch.zeros(()))
             return {"reid": nothing}
-        return {"reid": triplet_loss(SHARPNESS * self(torch.cat(cut)), torch.cat(ids), most=None)}
+        return {"reid": triplet_loss(SHARPNESS * self(torch.cat(cut)), ids, most=None)}
 
 
 def crops(frame: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.parts import backbones, reid
 from models.parts.backbones import IMAGENET_MEAN, IMAGENET_STD
-from models.parts.reid import KINDS, Reid, crops
+from models.parts.reid import Reid, crops
 from models.parts.small_detector import SmallDetector
 from models.parts.weights import write_weights
 
@@ -136,7 +136,6 @@ def test_who_is_compared_with_whom(
 @pytest.mark.parametrize(
     "targets",
     [
-        pytest.param([], id="no clip"),
         pytest.param([[target([], [])]], id="nothing"),
         pytest.param([[target([LEFT], [7])]], id="one crop"),
         pytest.param([[target([LEFT], [7]), target([LEFT], [7])]], id="one object"),
@@ -279,7 +278,3 @@ def test_trinet_at_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     begun = reid.build("resnet50", name)
     assert not begun.trained
     assert all(torch.equal(*pair) for pair in zip(begun.body.parameters(), network.body.parameters(), strict=True))
-
-
-def test_kinds_are_all_there() -> None:
-    assert KINDS == ("small", "resnet50")
