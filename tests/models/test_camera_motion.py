@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.parts import camera_motion
 from models.parts.camera_motion import ecc, grey, move_boxes, still
 
 SIZE = (96, 128)
@@ -63,7 +62,7 @@ def test_a_turn_is_found(side: int | None) -> None:
 def test_pixels_are_counted_from_the_corner_of_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenCV's motion from the middle of one pixel to that of another, of frames reduced to a half."""
     found = np.array([[0, -1, 7], [1, 0, 2]], np.float32)  # a quarter turn: its pixel (3, 1) goes to (6, 5)
-    monkeypatch.setattr(camera_motion.cv2, "findTransformECC", lambda *_: (1.0, found))
+    monkeypatch.setattr(cv2, "findTransformECC", lambda *_: (1.0, found))
     frame = torch.zeros((8, 10), dtype=torch.uint8)
     box = torch.tensor([[6.0, 2, 8, 4]])  # what pixel (3, 1) covers in the frame of 16 x 20 px
     assert move_boxes(box, ecc(frame, frame, (16, 20))).tolist() == [[12, 10, 14, 12]]
@@ -87,7 +86,7 @@ def test_an_error_that_is_not_of_aligning_is_not_hidden(monkeypatch: pytest.Monk
     def broken(*_: object) -> None:
         cv2.cvtColor(np.zeros((0, 0), np.uint8), cv2.COLOR_BGR2GRAY)
 
-    monkeypatch.setattr(camera_motion.cv2, "findTransformECC", broken)
+    monkeypatch.setattr(cv2, "findTransformECC", broken)
     frame = torch.zeros(SIZE, dtype=torch.uint8)
     with pytest.raises(cv2.error):
         ecc(frame, frame, SIZE)
