@@ -41,7 +41,9 @@ def without_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     [("tubes", benchmark_plain.tubes, {}), ("seq_nms", benchmark_plain.sequences, {"min_length": 1})],
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_plain_numpy_finds_the_same_paths(small: None, name: str, plain: object, changes: dict, seed: int) -> None:
+def test_plain_numpy_finds_the_same_paths(
+    small: None, name: str, plain: object, changes: dict[str, Any], seed: int
+) -> None:
     benchmark_linkers._plain(name, plain, benchmark_linkers.many_classes(seed), **changes)()  # type: ignore[arg-type]
 
 
@@ -102,7 +104,10 @@ def test_networks_are_measured_beside_their_peers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of those that learned to track, with a trained detector alone: what is measured does the same work."""
-    given: dict[str, dict[str, Any]] = {"retina_track": {"weights": "random", "classes": ("one", "two")}, "tracktor": {"weights": DETECTOR}}
+    given: dict[str, dict[str, Any]] = {
+        "retina_track": {"weights": "random", "classes": ("one", "two")},
+        "tracktor": {"weights": DETECTOR},
+    }
     small = []
     for system in benchmark_models.SYSTEMS:
         reid = {"reid_weights": "random"} if "reid" in system.network else {}
