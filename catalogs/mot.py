@@ -1,11 +1,12 @@
 """MOTChallenge: sequences as folders (img1/, gt/gt.txt, det/det.txt, seqinfo.ini), boxes as text.
 
-    trackloom run --catalog mot MOT17/train --set catalog.detector=FRCNN
+    trackloom run --catalog mot MOT17 --set catalog.detector=FRCNN --set catalog.person=person
 
 A line is `frame, id, left, top, width, height, confidence, ...`, separated by commas or white space, frames from 1.
 Left, top, width and height are taken as they stand, as continuous pixels. Ids that count from 0 become ids from 1;
 -1 is no id. Columns 8 and 9 of truth with 8 or 9 columns are the class and the visibility (MOT16 and later); of truth
 with 10 columns they are a place in the world or -1 (MOT15), and the class is `object`, as it is of all results.
+MOT17 has each of its sequences three times, for the detections of DPM, FRCNN and SDP, with the same images and truth.
 Source of the format and of what its truth means: motchallenge.net and TrackEval 1.3.
 """
 
@@ -15,15 +16,15 @@ import configparser
 import logging
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
+from urllib.parse import quote, unquote
 
 import fsspec
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from pyarrow import csv
 
 from catalogs.parts.files import address, identity
+from catalogs.parts.mot_text import Floats, read_text
 from pipeline import records
 from pipeline.boxes import from_xywh
 from pipeline.records import VideoInfo
@@ -50,22 +51,34 @@ SCORED = 1
 DISTRACTORS = (2, 7, 8, 12)  # predictions matched to them do not count
 DISTRACTORS_OF_MOT20 = (*DISTRACTORS, 6)
 UNNAMED = "object"
+SPLITS = ("train", "test")
+DETECTORS = ("DPM", "FRCNN", "SDP")  # of MOT17
+PERSON = "?person="  # behind the place of truth, where those scored are called otherwise
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 _log = logging.getLogger(__name__)
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """detector: of sequences that come once for each detector (MOT17-02-DPM, -FRCNN, -SDP), only this one's.
+    """split: the folder taken of a tree that has several; a folder that holds sequences itself is taken as it is.
 
-    given_detections: whether det/det.txt is offered to linkers where it is there.
+    detector: of sequences that come once for each detector (MOT17-02-DPM, -FRCNN, -SDP), only this one's.
+    given_detections: whether det/det.txt is offered to linkers where it is there; where not, nothing tells such
+    sequences apart, and one of each is taken, called as the others (MOT17-02-DPM).
+    person: what those who are scored are called in truth, to meet a network's names (COCO's `person`); None leaves
+    `pedestrian`, or `object` where the files name no classes.
     """
 
+    split: str = "train"
     detector: str | None = None
     given_detections: bool = True
+    person: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.person == "":
+            raise ValueError("mot.person is empty; it must be a name, or none")
 
 
 def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
@@ -82,13 +95,11 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
         raise FileNotFoundError(
             f"{source} is not a folder; the catalog mot needs a folder of sequences, or one of them"
         )
-    own = _sequence(fs, root, settings)  # a sequence's own folders, gt and det, are none themselves
-    folders = sorted(path.rstrip("/") for path in fs.ls(root, detail=False) if fs.isdir(path))
-    below = (_sequence(fs, folder, settings) for folder in folders)
-    found = [own] if own else [video for video in below if video is not None]
+    found = _sequences(fs, root, settings) or _sequences(fs, f"{root}/{settings.split}", settings)
     if not found:
         raise FileNotFoundError(
-            f"{source} holds no MOTChallenge sequence; looked for img1/, gt/gt.txt, det/det.txt in it and its folders"
+            f"{source} holds no MOTChallenge sequence; looked for img1/, gt/gt.txt, det/det.txt in it and its folders, "
+            f"and in those of {settings.split}{_other_splits(fs, root)}"
         )
     if settings.detector is not None:
         ending = f"-{settings.detector}"
@@ -98,6 +109,8 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
             raise ValueError(
                 f"no sequence of {source} ends in {ending!r}; there is: {', '.join(detectors)} (mot.detector)"
             )
+    elif not settings.given_detections:
+        found = list({_without_detector(video.video_id): video for video in reversed(found)}.values())
     return records.unique_ids(found)
 
 
@@ -109,7 +122,10 @@ def truth(video: VideoInfo) -> pa.Table | None:
     classes are flagged `distractor`: predictions matched to them do not count. Ignored rows name no class, since they
     concern all; their own is among the flags.
     """
-    return None if video.truth_uri is None else read_truth(video.truth_uri, video.video_id)
+    if video.truth_uri is None:
+        return None
+    path, _, person = video.truth_uri.partition(PERSON)
+    return read_truth(path, video.video_id, unquote(person) or None)
 
 
 def detections(video: VideoInfo) -> list[records.Detections]:
@@ -119,8 +135,8 @@ def detections(video: VideoInfo) -> list[records.Detections]:
     return read_detections(video.detections_uri, fps=video.fps)
 
 
-def read_truth(path: str, video_id: str) -> pa.Table:
-    """A file of truth as rows of TRUTH."""
+def read_truth(path: str, video_id: str, person: str | None = None) -> pa.Table:
+    """A file of truth as rows of TRUTH; person: as in Settings."""
     columns = read_text(path)
     count = len(columns)
     class_id = np.full(count, SCORED)
@@ -138,7 +154,7 @@ def read_truth(path: str, video_id: str) -> pa.Table:
     considered = columns[:, 6] != 0 if columns.shape[1] > 6 else np.ones(count, np.bool_)
     scored = considered & (np.isin(class_id, (SCORED, -1)))
     excusing = np.isin(class_id, distractors)
-    name = CLASS_NAMES[SCORED] if named else UNNAMED
+    name = person or (CLASS_NAMES[SCORED] if named else UNNAMED)
     flags: list[list[str]] = [[]] * count
     for row in np.flatnonzero(~scored).tolist():
         flags[row] = ["distractor" if excusing[row] else "unscored", CLASS_NAMES.get(int(class_id[row]), UNNAMED)]
@@ -197,81 +213,6 @@ def read_detections(path: str, fps: float | None = None) -> list[records.Detecti
     ]
 
 
-def read_text(path: str) -> Floats:
-    """The numbers of a file (N, C), float64, C >= 6, checked; frames as they stand, from 1.
-
-    An empty file has no box, as where a detector found nothing. Raises FileNotFoundError, or ValueError that names
-    the file and the line.
-    """
-    with fsspec.open(path, "rb") as file:
-        content: bytes = file.read()
-    columns = _plain_numbers(content)
-    if columns is None:
-        filled = _filled_lines(path, content)
-        if not filled:
-            return np.empty((0, 7))
-        delimiter = "," if "," in filled[0][1] else None
-        try:
-            columns = np.loadtxt([line for _, line in filled], delimiter=delimiter, ndmin=2, comments=None)
-        except ValueError:
-            raise ValueError(_bad_line(path, filled, delimiter)) from None
-    if columns.shape[1] < 6:
-        raise ValueError(
-            f"{path}:{_filled_lines(path, content)[0][0]}: {columns.shape[1]} columns; "
-            "a MOTChallenge file has at least 6: frame, id, left, top, width, height"
-        )
-    frame, track = columns[:, 0], columns[:, 1]
-    for wrong, what in (
-        (~np.isfinite(columns[:, :7]).all(axis=1), "a number is not finite"),
-        ((frame < 1) | (frame != np.floor(frame)), "the frame (column 1) must be a whole number from 1"),
-        ((track < -1) | (track != np.floor(track)), "the id (column 2) must be a whole number from 0, or -1 for none"),
-        ((columns[:, 4:6] < 0).any(axis=1), "width and height (columns 5 and 6) must not be negative"),
-    ):
-        if wrong.any():
-            number, line = _filled_lines(path, content)[int(np.argmax(wrong))]
-            raise ValueError(f"{path}:{number}: {what}; got: {line[:80]}")
-    return columns
-
-
-def _plain_numbers(content: bytes) -> Floats | None:
-    """The numbers of a file in which every line has as many, with commas between; None of any other. Fast."""
-    try:
-        table = csv.read_csv(
-            pa.BufferReader(content), csv.ReadOptions(use_threads=False, autogenerate_column_names=True)
-        )
-    except pa.ArrowInvalid:
-        return None
-    if table.num_columns == 0 or any(c.null_count or not pa.types.is_primitive(c.type) for c in table.columns):
-        return None
-    return np.stack([column.to_numpy().astype(np.float64) for column in table.columns], axis=1)
-
-
-def _filled_lines(path: str, content: bytes) -> list[tuple[int, str]]:
-    """Number and text of each line that is not blank."""
-    try:
-        lines = content.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not text; a MOTChallenge file has a line of numbers a box") from None
-    return [(number, line.strip().rstrip(", \t")) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def _bad_line(path: str, filled: list[tuple[int, str]], delimiter: str | None) -> str:
-    """What is wrong with the first line that is not like the first."""
-    expected = len(filled[0][1].split(delimiter))
-    for number, line in filled:
-        fields = line.split(delimiter)
-        if len(fields) != expected:
-            return f"{path}:{number}: {len(fields)} columns where the first line has {expected}; got: {line[:80]}"
-        for index, field in enumerate(fields, 1):
-            try:
-                float(field)
-            except ValueError:
-                return (
-                    f"{path}:{number}: column {index} is {field.strip()!r}, not a number; is this a MOTChallenge file?"
-                )
-    return f"{path} is not a MOTChallenge file: a line of numbers a box"
-
-
 def _table(schema: pa.Schema, columns: Floats, video_id: str, **given: Any) -> pa.Table:
     """Rows of a schema from the columns of a file, sorted by frame and id; what is not given is null."""
     count = len(columns)
@@ -301,6 +242,30 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
+def _sequences(fs: Any, root: str, settings: Settings) -> list[VideoInfo]:
+    """The sequence that a folder is, or those that its folders are; none where there is no such folder."""
+    if not fs.isdir(root):
+        return []
+    own = _sequence(fs, root, settings)  # a sequence's own folders, gt and det, are none themselves
+    if own:
+        return [own]
+    folders = sorted(path.rstrip("/") for path in fs.ls(root, detail=False) if fs.isdir(path))
+    below = (_sequence(fs, folder, settings) for folder in folders)
+    return [video for video in below if video is not None]
+
+
+def _other_splits(fs: Any, root: str) -> str:
+    """What else might have been meant."""
+    there = [name for name in SPLITS if fs.isdir(f"{root}/{name}")]
+    return f"; there is {' and '.join(there)} (mot.split)" if there else ""
+
+
+def _without_detector(video_id: str) -> str:
+    """MOT17-02 of MOT17-02-DPM."""
+    name, _, detector = video_id.rpartition("-")
+    return name if detector in DETECTORS else video_id
+
+
 def _sequence(fs: Any, folder: str, settings: Settings) -> VideoInfo | None:
     """The sequence that a folder is, or None."""
     inside = {path.rstrip("/").rsplit("/", 1)[-1]: path for path in fs.ls(folder, detail=False)}
@@ -311,7 +276,7 @@ def _sequence(fs: Any, folder: str, settings: Settings) -> VideoInfo | None:
     frames = f"{folder}/{info.get('imdir', 'img1')}"
     files = sorted(path for name, path in inside.items() if name.lower().endswith(VIDEO_SUFFIXES))
     texts = [path for path in (gt, det) if path]
-    kind: Literal["video", "images", "rows"]
+    kind: records.Kind
     if fs.isdir(frames):
         kind, uri = "images", frames
         content = [entry for entry in fs.ls(frames, detail=True) if entry["name"].lower().endswith(IMAGE_SUFFIXES)]
@@ -324,6 +289,10 @@ def _sequence(fs: Any, folder: str, settings: Settings) -> VideoInfo | None:
         kind, uri, content = "video", files[0], [fs.info(files[0])]
     elif texts:
         kind, uri, content = "rows", "", []
+    elif timing:
+        raise FileNotFoundError(
+            f"{folder} holds but seqinfo.ini; looked for {info.get('imdir', 'img1')}/, gt/gt.txt, det/det.txt in it"
+        )
     else:
         return None
     if not settings.given_detections:
@@ -337,7 +306,7 @@ def _sequence(fs: Any, folder: str, settings: Settings) -> VideoInfo | None:
         catalog="mot",
         kind=kind,
         identity=identity(content),
-        truth_uri=address(fs, gt) if gt else None,
+        truth_uri=address(fs, gt) + (PERSON + quote(settings.person) if settings.person else "") if gt else None,
         detections_uri=address(fs, det) if det else None,
         fps=float(info["framerate"]) if "framerate" in info else None,
         size=(int(height), int(width)) if height and width else None,

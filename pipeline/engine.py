@@ -177,7 +177,7 @@ def _stderr_aside() -> Iterator[None]:
         os.close(kept)
 
 
-QUICK_BLOCKS = 256  # a block costs Ray some 45 ms, whatever is in it
+QUICK_BLOCKS = 64  # at most: a block costs Ray some 45 ms, whatever is in it
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from catalogs import mot
+from catalogs.parts.mot_text import read_text
 from pipeline import scoring
 from pipeline.boxes import from_xywh, iou
 from pipeline.schemas import TRACKS, TRUTH
@@ -100,15 +101,15 @@ def test_bad_files_are_refused_by_line(tmp_path: Path, name: str) -> None:
     text, message = BAD[name]
     path = write(tmp_path / "gt.txt", text)
     with pytest.raises(ValueError, match=f"^{re.escape(path)}.*{message}"):
-        mot.read_text(path)
+        read_text(path)
 
 
 def test_other_bad_files(tmp_path: Path) -> None:
     (tmp_path / "picture.txt").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(ValueError, match="is not text"):
-        mot.read_text(str(tmp_path / "picture.txt"))
+        read_text(str(tmp_path / "picture.txt"))
     with pytest.raises(FileNotFoundError):
-        mot.read_text(str(tmp_path / "none.txt"))
+        read_text(str(tmp_path / "none.txt"))
     with pytest.raises(ValueError, match=r"class 99 \(column 8\) is not one of MOTChallenge's"):
         mot.read_truth(write(tmp_path / "gt.txt", "1,1,0,0,9,9,1,99,1\n"), "a")
 
@@ -170,6 +171,66 @@ def test_a_sequence_alone_is_one_video_and_not_also_its_folders(tmp_path: Path) 
     assert [video.video_id for video in mot.videos(str(tmp_path / "A"), mot.Settings())] == ["A"]
 
 
+def mot17(root: Path) -> Path:
+    """MOT17's tree: each sequence three times, truth in `train` alone."""
+    for split, numbers in (("train", ("02", "04")), ("test", ("01",))):
+        for name in (f"MOT17-{number}-{detector}" for number in numbers for detector in ("DPM", "FRCNN", "SDP")):
+            write(root / split / name / "det" / "det.txt", "1,-1,0,0,9,9,1\n")
+            write(root / split / name / "img1" / "000001.jpg", "not read here")
+            write(
+                root / split / name / "seqinfo.ini", f"[Sequence]\nname={name}\nimDir=img1\nseqLength=1\nimExt=.jpg\n"
+            )
+            if split == "train":
+                write(root / split / name / "gt" / "gt.txt", "1,1,0,0,9,9,1,1,1\n1,2,0,0,9,9,1,3,1\n")
+    return root
+
+
+def test_a_split_of_a_whole_tree(tmp_path: Path) -> None:
+    def names(source: Path, **given: Any) -> list[str]:
+        return [video.video_id for video in mot.videos(str(source), mot.Settings(**given))]
+
+    root = mot17(tmp_path)
+    assert names(root) == names(root / "train")
+    assert len(names(root)) == 6
+    assert names(root, split="test", detector="SDP") == names(root / "test", detector="SDP") == ["MOT17-01-SDP"]
+    (video,) = mot.videos(str(root), mot.Settings(split="test", detector="SDP"))
+    assert (video.truth_uri, mot.truth(video), len(mot.detections(video))) == (None, None, 1)
+    with pytest.raises(FileNotFoundError, match=r"and in those of val; there is train and test \(mot\.split\)"):
+        names(root, split="val")
+
+
+def test_without_their_detections_sequences_of_mot17_come_once(tmp_path: Path) -> None:
+    root = mot17(tmp_path)
+    write(root / "train" / "ADL-Rundle-6" / "gt.txt", "1,1,0,0,9,9,1,-1,-1,-1\n")  # has a dash too
+    found = mot.videos(str(root), mot.Settings(given_detections=False))
+    assert [video.video_id for video in found] == ["ADL-Rundle-6", "MOT17-02-DPM", "MOT17-04-DPM"]
+    assert {video.detections_uri for video in found} == {None}
+    (one,) = mot.videos(str(root), mot.Settings(split="test", detector="SDP", given_detections=False))
+    assert one.video_id == "MOT17-01-SDP"
+
+
+def test_people_are_called_as_a_network_calls_them(tmp_path: Path) -> None:
+    root = mot17(tmp_path)
+    write(root / "train" / "TUD-Campus" / "gt.txt", "1,1,0,0,9,9,1,-1,-1,-1\n")
+    for person, expected in (
+        (None, {"MOT17-02-SDP": ["pedestrian", None], "TUD-Campus": ["object"]}),
+        ("person & co", {"MOT17-02-SDP": ["person & co", None], "TUD-Campus": ["person & co"]}),
+    ):
+        for video in mot.videos(str(root), mot.Settings(person=person)):
+            table = mot.truth(video)
+            assert table is not None
+            assert table["class_name"].to_pylist() == expected.get(video.video_id, expected["MOT17-02-SDP"])
+    with pytest.raises(ValueError, match=r"mot\.person is empty"):
+        mot.Settings(person="")
+
+
+def test_a_sequence_of_which_nothing_is_there_is_refused(tmp_path: Path) -> None:
+    root = mot17(tmp_path)
+    write(root / "train" / "MOT17-05-DPM" / "seqinfo.ini", "[Sequence]\nimDir=frames\nseqLength=3\n")
+    with pytest.raises(FileNotFoundError, match=r"MOT17-05-DPM holds but seqinfo\.ini; looked for frames/, gt/gt\.txt"):
+        mot.videos(str(root), mot.Settings())
+
+
 def test_a_missing_image_is_refused_since_truth_would_slip(tmp_path: Path) -> None:
     write(tmp_path / "A" / "seqinfo.ini", "[Sequence]\nseqLength=3\nframeRate=25\n")
     for number in (1, 3):
@@ -184,7 +245,7 @@ def test_identity_changes_with_each_file(tmp_path: Path, name: str) -> None:
         return [video.identity for video in mot.videos(str(tmp_path), settings)]
 
     layout(tmp_path)
-    settings, without = mot.Settings(), mot.Settings(given_detections=False)
+    settings, without = mot.Settings(), mot.Settings(given_detections=False, detector="FRCNN")
     before, before_without = identities(settings), identities(without)
     assert identities(settings) == before
     path = tmp_path / "MOT17-02-FRCNN" / name
