@@ -8,8 +8,8 @@ with the camera (`parts.camera_motion`), and a detection that looks like a track
 (`parts.reid`).
 
 Where this differs from the released tracker: there may be several classes, a track keeps its own; frames also give the
-detections that no track stands for, so that detection can be scored; and the motion model for cameras of few frames a
-second, which both papers leave off, is not here.
+detections that no track stands for, so that detection can be scored; and the model of constant velocity for videos of
+few frames a second is not here, which RetinaTrack's comparison does not name either.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class Settings:
     max_new_iou: float = 0.3  # lambda_new: a detection nearer to a track than this, or to a better one, starts none
     patience: int = 50  # frames that an ended track waits to be re-identified
     reid_iou: float = 0.2  # least overlap of a detection with where such a track was last, moved with the camera
-    reid_distance: float = 1.0  # of embeddings, in [0, 2]; the released 2.0 is of ones that have no unit length
+    # In [0, 2]; 1 is a cosine of .5, what `track_store` asks for. The released 2.0 is of embeddings of any length.
+    reid_distance: float = 1.0
     reid_frames: int = 10  # an appearance is the mean of so many last embeddings
     min_score: float | None = None  # of detections that are given out; None: the detector's own
     nms_iou: float | None = None  # among those of a class; None: the detector's own
