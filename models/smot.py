@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from models.parts.single_shot import TorchvisionDetector
 from models.parts.small_detector import SmallDetector
 
 GIVES = frozenset({"tracklet_id"})
-PAPER = "resnet34_fpn_ssd"
+PAPER: Final = "resnet34_fpn_ssd"
 FLOW_SIDES = {"farneback": 256, "raft_small": 1024}  # px (section 6.1), where RAFT has the place of PWC-Net
 
 

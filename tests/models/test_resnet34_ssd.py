@@ -16,6 +16,7 @@ from models import smot
 from models.parts import redetection
 from models.parts.anchors import has_area
 from models.parts.resnet34_ssd import STRIDES
+from models.parts.weights import write_weights
 
 CLASSES = ("face", "person")
 
@@ -104,7 +105,8 @@ def test_losses_reach_every_part_and_nothing_is_lost_where_there_is_nothing() ->
     learner = built().train()
     losses = learner.losses([frames(2)], [[truth([5, 5, 25, 25], [30, 10, 50, 58]), truth()]])
     assert losses.keys() == {"bbox_regression", "classification"}
-    sum(losses.values(), start=torch.zeros(())).backward()
+    total: Any = sum(losses.values(), start=torch.zeros(()))
+    total.backward()
     for name, parameter in learner.named_parameters():
         if parameter.requires_grad and not name.endswith("bias"):
             assert parameter.grad is not None, name
@@ -134,7 +136,7 @@ def test_its_body_begins_with_published_weights(tmp_path: Path, served: str, mon
 
 def test_a_file_of_its_weights_is_loaded_and_says_its_classes(model: smot.Model, tmp_path: Path) -> None:
     path = tmp_path / "smot.safetensors"
-    smot.weights.write_weights(path, model.network, {"classes": '["face", "person"]'}, torch.float32)
+    write_weights(path, model.network, {"classes": '["face", "person"]'}, torch.float32)
     loaded = smot.build(smot.Settings(detector=smot.PAPER, weights=str(path), input_side=64))
     assert loaded.classes == CLASSES
     held = loaded.network.state_dict()
@@ -187,7 +189,7 @@ def test_it_learns_two_frames_by_heart_and_follows_what_moved() -> None:
     learner.train()
     optimizer = torch.optim.Adam([one for one in learner.parameters() if one.requires_grad], 3e-4)
     for _ in range(60):
-        loss = sum(learner.losses([clip], [[before, after]]).values(), start=torch.zeros(()))
+        loss: Any = sum(learner.losses([clip], [[before, after]]).values(), start=torch.zeros(()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

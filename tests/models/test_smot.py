@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -28,7 +29,7 @@ BOX = [10.0, 10.0, 30.0, 30.0]
 
 
 def outputs(
-    anchors: list[list[float]], scores: list[list[float]], boxes: list[list[float]] | None = None
+    anchors: Sequence[Sequence[float]], scores: list[list[float]], boxes: Sequence[Sequence[float]] | None = None
 ) -> AnchorOutputs:
     """A frame in which each anchor says these scores and boxes, by default its own box."""
     grid = torch.tensor(anchors, dtype=torch.float32).reshape(-1, 4)
@@ -173,7 +174,7 @@ def test_a_frame_gives_every_detection_once() -> None:
 
 def test_a_second_look_starts_from_where_the_first_found_it() -> None:
     """The object has moved by 12: the old anchor points at it roughly, the anchor there sees it well."""
-    near = [BOX, [22, 10, 42, 30]]
+    near = [BOX, [22.0, 10.0, 42.0, 30.0]]
     frame = outputs(near, [[0.5], [0.9]], [[20, 10, 40, 30], [22, 11, 42, 31]])
     once, _ = step(frame, tracks([BOX], num_classes=1), RULES)
     twice, _ = step(frame, tracks([BOX], num_classes=1), replace(RULES, looks=2))

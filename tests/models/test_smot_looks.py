@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -40,10 +41,16 @@ def seen(model: Model, clip: Tensor) -> list[dict[str, Tensor]]:
     return found
 
 
-def test_a_tracklet_is_looked_at_when_it_is_born_and_then_every_so_often() -> None:
-    clip, birth, looked = film()[:24], {}, 0
-    model = built(reid_every=10, reid_score=0.3)
-    for number, row in enumerate(seen(model, clip)):
+@pytest.mark.parametrize("chunk", [24, 7])
+def test_a_tracklet_is_looked_at_when_it_is_born_and_then_every_so_often(chunk: int) -> None:
+    clip, model = film()[:24], built(reid_every=10, reid_score=0.3)
+    birth: dict[int, int] = {}
+    found, memory, looked = [], None, 0
+    for start in range(0, 24, chunk):  # an age is remembered
+        (given,), (memory,) = model.detect([clip[start : start + chunk]], [memory])
+        memory = pickle.loads(pickle.dumps(memory))
+        found += given
+    for number, row in enumerate(found):
         for name in row["tracklet_id"].tolist():
             birth.setdefault(name, number)
         ages = torch.tensor([number - birth[name] for name in row["tracklet_id"].tolist()])

@@ -95,7 +95,7 @@ def test_flow_keeps_the_names_of_what_moves_fast() -> None:
     """
     kept, born = {}, {}
     for motion in ("none", "farneback"):
-        model = build(Settings(weighting="max", num_anchors=1, looks=1, motion=motion))  # type: ignore[arg-type]
+        model = build(Settings(weighting="max", num_anchors=1, looks=1, motion=motion))
         kept[motion], born[motion], objects = 0, 0, 0
         for number in range(12):
             (rows,), _ = model.detect([moving(number, 14, 5)], [None])
@@ -182,7 +182,7 @@ class Asked(Flow):
         self.function = function
 
     def estimate(self, first: Tensor, second: Tensor) -> Tensor:
-        return self.function(first, second)  # type: ignore[no-any-return,operator]
+        return self.function(first, second)  # type: ignore[operator]
 
 
 def test_the_sides_at_which_frames_are_compared_are_the_papers(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_the_sides_at_which_frames_are_compared_are_the_papers(tmp_path: Path) -
     write_weights(tmp_path / "raft.safetensors", Raft().network, {}, torch.float32)
     raft = {"motion": "raft_small", "motion_weights": str(tmp_path / "raft.safetensors")}
     for given, side in (({"motion": "farneback"}, 256), (raft, 1024), ({"motion": "farneback", "motion_side": 64}, 64)):
-        flow = build(Settings(**given)).flow  # type: ignore[arg-type]
+        flow = build(Settings(**given)).flow
         assert flow is not None
         assert flow.short_side == side
     assert build(Settings()).flow is None
