@@ -18,17 +18,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.parts import anchors, reid, single_shot, weights
+from models.parts import anchors, backbones, reid, single_shot, weights
 from models.parts.anchors import AnchorOutputs
 from models.parts.lock_step import lock_step
 from models.parts.retina_head import EmbeddingBranch, Head, PerAnchorHead, TaskTowers, of_anchors, rows
-from models.parts.retina_network import IDENTITY_IOU, ResNetPyramid, RetinaNetwork, SmallPyramid, assign
+from models.parts.retina_network import ResNetPyramid, RetinaNetwork, SmallPyramid, assign
 from models.parts.single_shot import TorchvisionDetector
 from models.parts.triplet import triplet_loss
 
@@ -36,7 +37,9 @@ GIVES = frozenset({"embeddings"})
 
 OWN = ("small", "resnet50")
 EMBEDDING_SIZES = {"small": 64, "resnet50": 256}
+IDENTITY_IOUS = {"small": 0.5, "resnet50": 0.7}  # section 3.4; see `Settings.identity_iou`
 MARGIN, TRIPLETS = 0.1, 64  # m of equation 7, and how many triplets of a clip are drawn
+SHARPNESS = 8.0  # length of what the small network's triplets compare: at 1 the soft margin calls nothing far enough
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Settings:
 
     weights: "default" is what the project ships for `small` so wired and trained (see `shipped_name`), COCO_V1 for
     torchvision's; otherwise a published name, a path or a URL; "random" leaves the network untrained. classes: their
-    names, for weights that do not say them (and for "random").
+    names, for weights that do not say them (and for "random"). backbone_weights: of ImageNet, for `resnet50` to begin a
+    training with: a name of torchvision's, a path or a URL.
     head, m1, m2, m3, num_shapes: of `small` and `resnet50`; torchvision's have separate towers and nine shapes.
     embedding: "learned" by the branch; "instance": F_ik itself; "reid": by an offline network, from the frame; "none".
     None: learned, or, of torchvision's networks, instance.
@@ -54,6 +58,7 @@ class Settings:
     network: Literal["small", "resnet50", "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"] = "small"
     weights: str = "default"
     classes: tuple[str, ...] = ()
+    backbone_weights: str = "random"
     head: Literal["per_anchor", "separate", "shared"] = "per_anchor"  # the latter: RetinaNet, by its task towers
     m1: int = 3  # layers of each shape before the tasks part
     m2: int = 1  # layers of each task after that; RetinaNet's towers have m1 + m2
@@ -61,6 +66,12 @@ class Settings:
     num_shapes: int = 6  # K: 6 or 1
     embedding: Literal["learned", "instance", "reid", "none"] | None = None
     triplet: bool | None = None  # whether losses teach embeddings; None: where those are learned
+    # From which IoU on an anchor tells whose a box is; None: the paper's .7, .5 of `small`, where every second object
+    # has no anchor as near, and anchors that find objects but never learned whose would mislead the linker.
+    identity_iou: float | None = None
+    # Whether triplets compare embeddings at unit length (ours), so that what is taught, as what the linker asks, is
+    # their cosine. The paper's lengths are free. None: of `small`.
+    unit_length: bool | None = None
     reid: Literal["small", "resnet50"] = "small"  # which network embedding="reid" asks
     reid_weights: str = "default"  # see `parts.reid.build`
     reid_score: float = 0.1  # boxes below it are not worth a look: their embedding is 0, unknown
@@ -72,9 +83,9 @@ class Settings:
     batch_frames: int = 8  # frames that the network sees at once
 
     def __post_init__(self) -> None:
-        for name in ("reid_score", "min_score", "nms_iou"):
+        for name in ("identity_iou", "reid_score", "min_score", "nms_iou"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
+            if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"retina_track.{name} is {value}; it must be between 0 and 1")
         least = {"m1": 1, "m2": 0, "m3": 0, "input_side": 32, "top_k": 1, "max_detections": 1, "batch_frames": 1}
         for name, lowest in least.items():
@@ -83,6 +94,11 @@ class Settings:
                 raise ValueError(f"retina_track.{name} is {value}; it must be at least {lowest}")
         if self.num_shapes not in (1, 6):
             raise ValueError(f"retina_track.num_shapes is {self.num_shapes}; it must be 1 or 6")
+        if self.backbone_weights != "random" and (self.network != "resnet50" or self.weights != "random"):
+            raise ValueError(
+                f"retina_track.backbone_weights is {self.backbone_weights!r}; "
+                "it is for retina_track.network 'resnet50' and weights 'random' alone"
+            )
         if self.network not in OWN and self.embedding == "learned":
             raise ValueError(
                 f"retina_track.embedding is 'learned', which retina_track.network {self.network!r} has no branch for; "
@@ -105,6 +121,11 @@ class Settings:
         return self.embeds == "learned" if self.triplet is None else self.triplet
 
     @property
+    def at_unit_length(self) -> bool:
+        """Whether triplets compare embeddings at unit length."""
+        return self.network == "small" if self.unit_length is None else self.unit_length
+
+    @property
     def gives(self) -> frozenset[str]:
         """What frames have by these settings."""
         return GIVES if self.embeds != "none" else frozenset()
@@ -113,16 +134,17 @@ class Settings:
 def shipped_name(settings: Settings) -> str:
     """What the project calls the weights of the small network wired and trained as these settings say.
 
-    Raises ValueError where it has none.
+    Where a wiring has been trained with embeddings only, its weights serve without them too. Raises ValueError where
+    there are none.
     """
     towers = "" if settings.head == "per_anchor" else f"-{settings.head}"
     depths = (settings.m1, settings.m2, settings.m3)
     endings = {
         ("per_anchor", 6, (3, 1, 2)): ("", "-no-triplet"),
-        ("per_anchor", 6, (1, 3, 2)): ("-1-3", None),
-        ("per_anchor", 6, (2, 2, 2)): ("-2-2", None),
-        ("per_anchor", 6, (3, 1, 0)): ("-m3-0", None),
-        ("per_anchor", 6, (3, 1, 4)): ("-m3-4", None),
+        ("per_anchor", 6, (1, 3, 2)): ("-1-3", "-1-3"),
+        ("per_anchor", 6, (2, 2, 2)): ("-2-2", "-2-2"),
+        ("per_anchor", 6, (3, 1, 0)): ("-m3-0", "-m3-0"),
+        ("per_anchor", 6, (3, 1, 4)): ("-m3-4", "-m3-4"),
     }
     if towers and sum(depths[:2]) == 4 and depths[2] == 2:
         endings[settings.head, 6, depths] = (f"-star{towers}", towers)
@@ -176,6 +198,10 @@ def network_of(settings: Settings, num_classes: int) -> RetinaNetwork:
     """The small network or the paper's, wired as the settings say."""
     small = settings.network == "small"
     pyramid = SmallPyramid() if small else ResNetPyramid()
+    if isinstance(pyramid, ResNetPyramid) and settings.backbone_weights != "random":
+        stored = weights.read_weights(settings.backbone_weights, backbones.published("resnet50"))
+        body = {key: tensor for key, tensor in stored.tensors.items() if not key.startswith("fc.")}
+        weights.load_weights(pyramid.body, replace(stored, tensors=body))
     levels = len(pyramid.strides)
     if settings.head == "per_anchor":
         head: Head = PerAnchorHead(
@@ -331,7 +357,11 @@ class Model(nn.Module):
         if self.settings.teaches:
             assert self.branch is not None
             embeddings = self.branch(raw.head.instances)  # (N, A', E)
-            shown = [known(raw.anchors, of_frame, target) for of_frame, target in zip(embeddings, flat, strict=True)]
+            if self.settings.at_unit_length:
+                embeddings = SHARPNESS * F.normalize(embeddings, dim=-1)
+            min_iou = self.settings.identity_iou or IDENTITY_IOUS[self.settings.network]
+            rows_of = zip(embeddings, flat, strict=True)
+            shown = [known(raw.anchors, of_frame, target, min_iou) for of_frame, target in rows_of]
             of_clips, first = [], 0
             for clip in clips:
                 vectors, ids = zip(*shown[first : first + len(clip)], strict=True)
@@ -356,12 +386,13 @@ def outputs_and_towers(detector: TorchvisionDetector, frames: Tensor) -> tuple[l
     return outputs, rows([tower[:, None] for tower in towers])
 
 
-def known(all_anchors: Tensor, embeddings: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def known(all_anchors: Tensor, embeddings: Tensor, target: dict[str, Tensor], min_iou: float) -> tuple[Tensor, Tensor]:
     """The embeddings (n, E) of a frame's anchors that show a known object, and which (n,): what triplets are made of.
 
-    all_anchors: (A, 4); embeddings: (A', E), of the frame's anchors.
+    all_anchors: (A, 4); embeddings: (A', E), of the frame's anchors. "Similar" to what detection learns (section 3.4)
+    is taken to mean that here too each object has its nearest anchor, whatever `min_iou`.
     """
-    matched = assign(all_anchors, target, IDENTITY_IOU)
+    matched = assign(all_anchors, target, min_iou)
     chosen = torch.nonzero(matched >= 0).squeeze(1)
     ids = target["track_ids"][matched[chosen]]
     chosen, ids = chosen[ids >= 0], ids[ids >= 0]

@@ -30,7 +30,6 @@ from models.parts.small_detector import ASPECTS, Residual, convolution, grid_anc
 
 SCALES = 2  # of anchors in an octave
 POSITIVE_IOU = 0.5  # from which on an anchor is to find a box (section 3.4)
-IDENTITY_IOU = 0.7  # and from which on it is to tell whose it is
 NEGATIVE, IGNORED = -1, -2
 Name = Literal["small", "resnet50"]
 
@@ -86,6 +85,12 @@ class ResNetPyramid(nn.Module):
             returned_layers=[2, 3, 4],
             extra_blocks=LastLevelP6P7(256, 256),
         )
+
+    @property
+    def body(self) -> nn.Module:
+        """ResNet-50 itself, with the keys of ImageNet's weights."""
+        body: nn.Module = self.backbone.body
+        return body
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         mean, std = (
