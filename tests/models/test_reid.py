@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from catalogs import synthetic
 from models.parts import backbones, reid
 from models.parts.backbones import IMAGENET_MEAN, IMAGENET_STD
 from models.parts.reid import Reid, crops
@@ -278,3 +280,31 @@ def test_trinet_at_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     begun = reid.build("resnet50", name)
     assert not begun.trained
     assert all(torch.equal(*pair) for pair in zip(begun.body.parameters(), network.body.parameters(), strict=True))
+
+
+def test_the_shipped_network_knows_objects_of_test_videos_again() -> None:
+    """Every fourth frame of four videos: an object's most similar box at least 8 frames away is mostly its own."""
+    torch.set_num_threads(1)
+    network = reid.build("small")
+    first, far_cosines, other_cosines = [], [], []
+    for video in range(4):
+        pixels, truth = synthetic.render("test", video)
+        rows = [row for row in truth.to_pylist() if row["frame_index"] % 4 == 0 and not row["ignore"]]
+        boxes = torch.tensor([[row[side] for side in ("x1", "y1", "x2", "y2")] for row in rows])
+        frame, ids = (torch.tensor([row[name] for row in rows]) for name in ("frame_index", "track_id"))
+        embeddings = torch.zeros(len(rows), network.embedding_size)
+        for index in sorted(set(frame.tolist())):
+            image = torch.from_numpy(np.ascontiguousarray(pixels[index].transpose(2, 0, 1)))
+            embeddings[frame == index] = network.embed(image, boxes[frame == index])
+        cosine = embeddings @ embeddings.T
+        apart = (frame[:, None] - frame).abs() >= 8
+        same = ids[:, None] == ids
+        asked = (apart & same).any(dim=1) & (apart & ~same).any(dim=1)
+        nearest = cosine.masked_fill(~apart, -2).argmax(dim=1)
+        first.append((ids[nearest] == ids)[asked])
+        far_cosines.append(cosine[apart & same])
+        other_cosines.append(cosine[apart & ~same])
+    assert len(torch.cat(first)) > 70
+    assert float(torch.cat(first).float().mean()) > 0.9
+    assert float((torch.cat(far_cosines) > 0.8).float().mean()) > 0.85
+    assert float((torch.cat(other_cosines) <= 0.8).float().mean()) > 0.9
