@@ -24,11 +24,10 @@ from models.parts.regressed_tracks import State, Tracks
 from models.parts.weights import write_weights
 from models.tracktor import Memory, Model, Settings
 
-TRAINED = "plug-and-play-synthetic-v1-detector"  # the small two-stage detector
 SIZE = (64, 96)
 RANDOM = Settings(weights="random", classes=("cat", "dog"))
 PLUS = replace(RANDOM, camera="ecc", reid="small", reid_weights="random")
-PLUS_TRAINED = Settings(weights=TRAINED, camera="ecc", reid="small", reid_weights="random", batch_frames=6)
+PLUS_TRAINED = Settings(camera="ecc", reid="small", batch_frames=6)
 
 Frame = dict[str, Tensor]
 
@@ -215,7 +214,7 @@ def test_frames_in_which_nothing_is_found() -> None:
 
 def test_it_follows_what_a_trained_detector_finds() -> None:
     """Objects that stand still in a still frame keep their tracks, whatever their number."""
-    built = tracktor.build(Settings(weights=TRAINED))
+    built = tracktor.build(Settings())
     (frames,), _ = built.detect([video(2)[:1].repeat(4, 1, 1, 1)], [None])
     assert ids(frames[0]) == ids(frames[1]) == ids(frames[3]) == [0, 1]
     assert frames[0]["tracked"].sum() == 0
@@ -230,7 +229,7 @@ def test_a_camera_that_jumps_loses_objects_unless_its_motion_is_known(camera_sid
     height, width = (side - jump for side in frame.shape[1:])
     clip = torch.stack([frame[:, :height, :width]] * 2 + [frame[:, jump:, jump:]] * 2)
     plain, moved = (
-        tracktor.build(Settings(weights=TRAINED, camera=camera, camera_side=camera_side)).detect([clip], [None])[0][0]
+        tracktor.build(Settings(camera=camera, camera_side=camera_side)).detect([clip], [None])[0][0]
         for camera in ("none", "ecc")
     )
     assert ids(plain[1]) == ids(moved[1]) == [0, 1]
@@ -240,21 +239,28 @@ def test_a_camera_that_jumps_loses_objects_unless_its_motion_is_known(camera_sid
     torch.testing.assert_close(before - after, torch.full((2, 4), float(jump)), atol=4, rtol=0)
 
 
-def test_an_identity_outlives_an_absence_only_with_appearances() -> None:
-    """A frame, three in which nothing is to be seen, and the frame again; a patience of two does not reach so far."""
-    clip = torch.cat([video(2)[:1], video(2)[:1], blank(3), video(2)[:1], video(2)[:1]])
-    plain = Settings(weights=TRAINED)
-    for settings, expected in (
-        (plain, [2, 3]),
-        (replace(plain, reid="small", reid_weights="random"), [0, 1]),
-        (replace(plain, reid="small", reid_weights="random", patience=2), [2, 3]),
-    ):
-        (rows,), _ = tracktor.build(settings).detect([clip], [None])
-        assert [ids(row) for row in rows[:2]] == [[0, 1]] * 2
-        assert [ids(row) for row in rows[2:5]] == [[]] * 3
-        assert [sorted(ids(row)) for row in rows[5:]] == [expected] * 2
-        assert rows[5]["tracked"].sum() == 0
-        assert rows[6]["tracked"].sum() == 2
+@pytest.mark.parametrize(
+    ("settings", "same", "again"),
+    [
+        (Settings(), True, [2, 3]),
+        (Settings(reid="small"), True, [0, 1]),
+        (Settings(reid="small", patience=2), True, [2, 3]),  # for so long it does not wait
+        (Settings(reid="small"), False, [2, 3]),  # what is there now looks like others
+        (Settings(reid="small", reid_distance=2.0), False, [0, 1]),
+    ],
+)
+def test_an_identity_outlives_an_absence_only_by_its_looks(settings: Settings, same: bool, again: list[int]) -> None:
+    """A frame twice, three in which there is nothing, and the frame again, or the same patterns in other colours."""
+    built = tracktor.build(settings)
+    assert built.untrained == ()
+    frame = video(2)[:1]
+    last = frame if same else frame[:, [1, 2, 0]]
+    (rows,), _ = built.detect([torch.cat([frame, frame, blank(3), last, last])], [None])
+    assert [ids(row) for row in rows[:2]] == [[0, 1]] * 2
+    assert [ids(row) for row in rows[2:5]] == [[]] * 3
+    assert [sorted(ids(row)) for row in rows[5:]] == [again] * 2
+    assert rows[5]["tracked"].sum() == 0
+    assert rows[6]["tracked"].sum() == 2
 
 
 @pytest.mark.parametrize("place", ["default", "path"])
