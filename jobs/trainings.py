@@ -142,7 +142,7 @@ def tracktor_synthetic() -> Training:
         frames_per_clip=4,
         max_gap=10,
         batch_size=8,
-        steps=3000,
+        steps=2000,
         learning_rate=2e-3,
     )
 
