@@ -2,8 +2,8 @@
 
 "RetinaTrack: Online Single Stage Joint Detection and Tracking". RetinaNet with the anchor shapes split early (section
 3.2: `parts.retina_head`), a branch from each anchor's feature F_ik to an embedding (3.3), trained together with
-detection by triplets of both frames of a clip (3.4: `parts.triplet`). A detection's embedding is that of the anchor
-that found it. Linking by overlap and embeddings (3.5) is the linker `track_store`'s work; nothing is remembered here.
+detection by triplets of both frames of a clip (3.4: `parts.retina_triplets`). A detection's embedding is that of the
+anchor that found it. Linking by overlap and embeddings (3.5) is the linker `track_store`'s work; nothing is remembered.
 
 The baselines are settings: RetinaNet's own wiring (`head`), whose colliding anchors share embeddings (RetinaNet*, 4.2);
 one anchor shape (`num_shapes`); for embeddings F_ik itself, those of an offline ReID network, or none (4.3,
@@ -11,7 +11,8 @@ one anchor shape (`num_shapes`); for embeddings F_ik itself, those of an offline
 
 Where the paper is silent: vanilla towers have m1 + m2 layers, as many as it compares them with; RetinaNet* takes its
 embeddings from the class tower's last layer; the triplet loss is the mean of each clip's triplets, so that it weighs as
-much as losses that are normalised by matches.
+much as losses that are normalised by matches. The paper teaches Euclidean distances and matches by cosine; the small
+network is taught cosines (`unit_length`), for otherwise lengths alone tell objects apart, which no cosine sees.
 """
 
 from __future__ import annotations
@@ -22,24 +23,21 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts import anchors, backbones, reid, single_shot, weights
 from models.parts.anchors import AnchorOutputs
 from models.parts.lock_step import lock_step
 from models.parts.retina_head import EmbeddingBranch, Head, PerAnchorHead, TaskTowers, of_anchors, rows
-from models.parts.retina_network import ResNetPyramid, RetinaNetwork, SmallPyramid, assign
+from models.parts.retina_network import ResNetPyramid, RetinaNetwork, SmallPyramid
+from models.parts.retina_triplets import clips_triplet_loss
 from models.parts.single_shot import TorchvisionDetector
-from models.parts.triplet import triplet_loss
 
 GIVES = frozenset({"embeddings"})
 
 OWN = ("small", "resnet50")
 EMBEDDING_SIZES = {"small": 64, "resnet50": 256}
 IDENTITY_IOUS = {"small": 0.5, "resnet50": 0.7}  # section 3.4; see `Settings.identity_iou`
-MARGIN, TRIPLETS = 0.1, 64  # m of equation 7, and how many triplets of a clip are drawn
-SHARPNESS = 8.0  # length of what the small network's triplets compare: at 1 the soft margin calls nothing far enough
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ class Settings:
 
     weights: "default" is what the project ships for `small` so wired and trained (see `shipped_name`), COCO_V1 for
     torchvision's; otherwise a published name, a path or a URL; "random" leaves the network untrained. classes: their
-    names, for weights that do not say them (and for "random"). backbone_weights: of ImageNet, for `resnet50` to begin a
-    training with: a name of torchvision's, a path or a URL.
+    names, for weights that do not say them (and for "random"). backbone_weights: of the body, to begin a training with:
+    for `resnet50` a name of torchvision's, of ImageNet, for `small` that of a small detector; a path or a URL.
     head, m1, m2, m3, num_shapes: of `small` and `resnet50`; torchvision's have separate towers and nine shapes.
     embedding: "learned" by the branch; "instance": F_ik itself; "reid": by an offline network, from the frame; "none".
     None: learned, or, of torchvision's networks, instance.
@@ -94,10 +92,10 @@ class Settings:
                 raise ValueError(f"retina_track.{name} is {value}; it must be at least {lowest}")
         if self.num_shapes not in (1, 6):
             raise ValueError(f"retina_track.num_shapes is {self.num_shapes}; it must be 1 or 6")
-        if self.backbone_weights != "random" and (self.network != "resnet50" or self.weights != "random"):
+        if self.backbone_weights != "random" and (self.network not in OWN or self.weights != "random"):
             raise ValueError(
                 f"retina_track.backbone_weights is {self.backbone_weights!r}; "
-                "it is for retina_track.network 'resnet50' and weights 'random' alone"
+                "it is for retina_track.network 'small' or 'resnet50' and weights 'random' alone"
             )
         if self.network not in OWN and self.embedding == "learned":
             raise ValueError(
@@ -198,9 +196,10 @@ def network_of(settings: Settings, num_classes: int) -> RetinaNetwork:
     """The small network or the paper's, wired as the settings say."""
     small = settings.network == "small"
     pyramid = SmallPyramid() if small else ResNetPyramid()
-    if isinstance(pyramid, ResNetPyramid) and settings.backbone_weights != "random":
-        stored = weights.read_weights(settings.backbone_weights, backbones.published("resnet50"))
-        body = {key: tensor for key, tensor in stored.tensors.items() if not key.startswith("fc.")}
+    if settings.backbone_weights != "random":
+        stored = weights.read_weights(settings.backbone_weights, {} if small else backbones.published("resnet50"))
+        names = pyramid.body.state_dict().keys()  # whatever else there is, such as a classifier, is of another network
+        body = {key: tensor for key, tensor in stored.tensors.items() if key in names}
         weights.load_weights(pyramid.body, replace(stored, tensors=body))
     levels = len(pyramid.strides)
     if settings.head == "per_anchor":
@@ -356,18 +355,15 @@ class Model(nn.Module):
         found: dict[str, Tensor] = self.detector.losses(raw, flat)
         if self.settings.teaches:
             assert self.branch is not None
-            embeddings = self.branch(raw.head.instances)  # (N, A', E)
-            if self.settings.at_unit_length:
-                embeddings = SHARPNESS * F.normalize(embeddings, dim=-1)
-            min_iou = self.settings.identity_iou or IDENTITY_IOUS[self.settings.network]
-            rows_of = zip(embeddings, flat, strict=True)
-            shown = [known(raw.anchors, of_frame, target, min_iou) for of_frame, target in rows_of]
-            of_clips, first = [], 0
-            for clip in clips:
-                vectors, ids = zip(*shown[first : first + len(clip)], strict=True)
-                of_clips.append(triplet_loss(torch.cat(vectors), torch.cat(ids), margin=MARGIN, most=TRIPLETS))
-                first += len(clip)
-            found["triplet"] = torch.stack(of_clips).mean()
+            iou = self.settings.identity_iou
+            found["triplet"] = clips_triplet_loss(
+                raw.anchors,
+                self.branch(raw.head.instances),
+                [len(clip) for clip in clips],
+                flat,
+                min_iou=IDENTITY_IOUS[self.settings.network] if iou is None else iou,
+                unit_length=self.settings.at_unit_length,
+            )
         return found
 
 
@@ -384,16 +380,3 @@ def outputs_and_towers(detector: TorchvisionDetector, frames: Tensor) -> tuple[l
     finally:
         hook.remove()
     return outputs, rows([tower[:, None] for tower in towers])
-
-
-def known(all_anchors: Tensor, embeddings: Tensor, target: dict[str, Tensor], min_iou: float) -> tuple[Tensor, Tensor]:
-    """The embeddings (n, E) of a frame's anchors that show a known object, and which (n,): what triplets are made of.
-
-    all_anchors: (A, 4); embeddings: (A', E), of the frame's anchors. "Similar" to what detection learns (section 3.4)
-    is taken to mean that here too each object has its nearest anchor, whatever `min_iou`.
-    """
-    matched = assign(all_anchors, target, min_iou)
-    chosen = torch.nonzero(matched >= 0).squeeze(1)
-    ids = target["track_ids"][matched[chosen]]
-    chosen, ids = chosen[ids >= 0], ids[ids >= 0]
-    return of_anchors(embeddings, chosen, len(all_anchors)), ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from models import retina_track
 from models.parts import single_shot
 from models.parts.retina_head import of_anchors, rows
 from models.parts.retina_network import RetinaNetwork
+from models.parts.retina_triplets import clips_triplet_loss, known
 from models.parts.weights import write_weights
-from models.retina_track import Model, Settings, known, shipped_name
+from models.retina_track import Model, Settings, shipped_name
 
 CLASSES = ("a", "b")
 UNTRAINED = Settings(weights="random", classes=CLASSES)
@@ -155,6 +157,20 @@ def test_triplets_are_of_one_clip_and_of_both_its_frames() -> None:
     apart = model.losses(clips, [[truth(here), truth(here)], [truth(there), truth(there)]])
     assert float(apart["triplet"].detach()) == 0
     assert float(model.losses(clips, [[truth(here), truth(there)], [truth(there), truth()]])["triplet"].detach()) > 0
+
+
+def test_at_unit_length_only_cosines_are_taught() -> None:
+    """Embeddings that differ in length alone: apart as they come, equal at one length."""
+    embeddings = torch.tensor([[1.0, 0], [9, 0], [1, 0], [1, 0], [1, 0]])[None]
+    target = truth(([0, 0, 10, 10], 1), ([30, 30, 40, 40], 2), ([60, 60, 70, 70], 3))
+    embeddings[0, 3] *= 5
+    losses = [
+        float(clips_triplet_loss(ANCHORS, embeddings, [1], [target], min_iou=0.9, unit_length=unit))
+        for unit in (False, True)
+    ]
+    # Distances to the nearest other: of the first and the last 0, of the one in the middle 4; no other positive.
+    softplus = [math.log(1 + math.exp(0.1 - distance)) for distance in (0, 4, 0)]
+    assert losses == [pytest.approx(sum(softplus) / 3, rel=1e-5), pytest.approx(softplus[0], rel=1e-5)]
 
 
 def test_without_triplets_the_branch_learns_nothing() -> None:
