@@ -46,8 +46,8 @@ class Settings:
 
     weights: "default" is what the project ships for `small` so wired and trained (see `shipped_name`), COCO_V1 for
     torchvision's; otherwise a published name, a path or a URL; "random" leaves the network untrained. classes: their
-    names, for weights that do not say them (and for "random"). backbone_weights: of the body, to begin a training with:
-    for `resnet50` a name of torchvision's, of ImageNet, for `small` that of a small detector; a path or a URL.
+    names, for weights that do not say them (and for "random"). backbone_weights: what the body begins a training with,
+    where `weights` are random: of `resnet50` a name of torchvision's, of ImageNet; of `small` SMOT's; a path or a URL.
     head, m1, m2, m3, num_shapes: of `small` and `resnet50`; torchvision's have separate towers and nine shapes.
     embedding: "learned" by the branch; "instance": F_ik itself; "reid": by an offline network, from the frame; "none".
     None: learned, or, of torchvision's networks, instance.
@@ -92,10 +92,10 @@ class Settings:
                 raise ValueError(f"retina_track.{name} is {value}; it must be at least {lowest}")
         if self.num_shapes not in (1, 6):
             raise ValueError(f"retina_track.num_shapes is {self.num_shapes}; it must be 1 or 6")
-        if self.backbone_weights != "random" and (self.network not in OWN or self.weights != "random"):
+        if self.backbone_weights != "random" and self.network not in OWN:
             raise ValueError(
                 f"retina_track.backbone_weights is {self.backbone_weights!r}; "
-                "it is for retina_track.network 'small' or 'resnet50' and weights 'random' alone"
+                "it is for retina_track.network 'small' and 'resnet50' alone"
             )
         if self.network not in OWN and self.embedding == "learned":
             raise ValueError(
@@ -196,7 +196,7 @@ def network_of(settings: Settings, num_classes: int) -> RetinaNetwork:
     """The small network or the paper's, wired as the settings say."""
     small = settings.network == "small"
     pyramid = SmallPyramid() if small else ResNetPyramid()
-    if settings.backbone_weights != "random":
+    if settings.weights == "random" and settings.backbone_weights != "random":
         stored = weights.read_weights(settings.backbone_weights, {} if small else backbones.published("resnet50"))
         names = pyramid.body.state_dict().keys()  # whatever else there is, such as a classifier, is of another network
         body = {key: tensor for key, tensor in stored.tensors.items() if key in names}

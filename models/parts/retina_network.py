@@ -34,6 +34,22 @@ NEGATIVE, IGNORED = -1, -2
 Name = Literal["small", "resnet50"]
 
 
+class SmallBody(nn.Module):
+    """`small_detector`'s body, with its keys: normalised frames -> maps at strides 8 and 16."""
+
+    def __init__(self, widths: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.stem = convolution(3, widths[0], 2)
+        self.stage_1 = Residual(widths[0], widths[0], 1)
+        self.stage_2 = Residual(widths[0], widths[1], 2)
+        self.stage_3 = Residual(widths[1], widths[2], 2)
+        self.stage_4 = Residual(widths[2], widths[3], 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        fine = self.stage_3(self.stage_2(self.stage_1(self.stem(x))))
+        return fine, self.stage_4(fine)
+
+
 class SmallPyramid(nn.Module):
     """`small_detector`'s body and pyramid: uint8 (N, 3, H, W) -> (N, D, h, w) at strides 8 and 16.
 
@@ -46,20 +62,14 @@ class SmallPyramid(nn.Module):
     def __init__(self, channels: int = 32, widths: tuple[int, int, int, int] = (16, 32, 64, 128)) -> None:
         super().__init__()
         self.channels = channels
-        self.fine = nn.Sequential(
-            convolution(3, widths[0], 2),
-            Residual(widths[0], widths[0], 1),
-            Residual(widths[0], widths[1], 2),
-            Residual(widths[1], widths[2], 2),
-        )
-        self.coarse = Residual(widths[2], widths[3], 2)
+        self.body = SmallBody(widths)
         self.lateral = nn.ModuleList([nn.Conv2d(width, channels, 1) for width in widths[2:]])
         self.smooth = nn.ModuleList([convolution(channels, channels, 1) for _ in self.strides])
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         x = padded((frames.float() / 255 - 0.45) / 0.225, self.strides[-1])
-        fine = self.fine(x.contiguous(memory_format=torch.channels_last))
-        top = self.lateral[1](self.coarse(fine))
+        fine, coarse = self.body(x.contiguous(memory_format=torch.channels_last))
+        top = self.lateral[1](coarse)
         merged = self.lateral[0](fine) + F.interpolate(top, scale_factor=2.0, mode="nearest")
         return [smooth(x) for smooth, x in zip(self.smooth, (merged, top), strict=True)]
 
