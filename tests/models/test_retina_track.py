@@ -20,6 +20,7 @@ from models.parts import single_shot
 from models.parts.retina_head import of_anchors, rows
 from models.parts.retina_network import RetinaNetwork
 from models.parts.retina_triplets import clips_triplet_loss, known
+from models.parts.small_detector import SmallDetector
 from models.parts.weights import write_weights
 from models.retina_track import Model, Settings, shipped_name
 
@@ -337,6 +338,17 @@ def test_the_papers_network_begins_with_a_body_of_imagenet(tmp_path: Path) -> No
     assert all(weight.requires_grad for weight in model.parameters())
 
 
+def test_the_small_network_begins_with_the_body_of_the_small_detector(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = SmallDetector(3)
+    write_weights(tmp_path / "small.safetensors", source, {}, torch.float32)
+    path = str(tmp_path / "small.safetensors")
+    held = retina_track.build(replace(UNTRAINED, backbone_weights=path)).network.state_dict()
+    wanted = {key: tensor for key, tensor in source.state_dict().items() if key.startswith(("stem.", "stage_"))}
+    assert len(wanted) > 50
+    assert all(torch.equal(held[f"pyramid.body.{key}"], tensor) for key, tensor in wanted.items())
+
+
 @pytest.mark.parametrize(("head", "num_shapes"), [("per_anchor", 6), ("separate", 6), ("shared", 1)])
 def test_the_papers_network_detects_and_learns(head: Any, num_shapes: int) -> None:
     torch.manual_seed(0)
@@ -358,7 +370,10 @@ def test_the_papers_network_detects_and_learns(head: Any, num_shapes: int) -> No
     [
         ({"nms_iou": 1.5}, r"retina_track\.nms_iou is 1\.5; it must be between 0 and 1"),
         ({"m1": 0}, r"retina_track\.m1 is 0; it must be at least 1"),
-        ({"backbone_weights": "IMAGENET1K_V1"}, r"retina_track\.backbone_weights is 'IMAGENET1K_V1'"),
+        (
+            {"network": "retinanet_resnet50_fpn", "backbone_weights": "IMAGENET1K_V1"},
+            r"retina_track\.backbone_weights is 'IMAGENET1K_V1'",
+        ),
         ({"identity_iou": -1.0}, r"retina_track\.identity_iou is -1"),
         ({"num_shapes": 9}, r"retina_track\.num_shapes is 9; it must be 1 or 6"),
         ({"input_side": 8}, r"retina_track\.input_side is 8; it must be at least 32"),
