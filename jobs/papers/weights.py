@@ -16,6 +16,10 @@ SETTINGS = ("weights", "reid_weights")  # of models: what names a file
 MOT17 = "MOT17/train --catalog mot --set catalog.detector=FRCNN"
 WAYMO = "waymo --catalog waymo --set catalog.split=training --set catalog.classes=vehicle"
 APART = {"frames_per_clip": "2", "min_gap": "8", "max_gap": "8"}  # RetinaTrack, section 3.4
+ON_IMAGENET = {"model.backbone_weights": "IMAGENET1K_V1"}
+# What papers begin with COCO begins otherwise here.
+FROM_IMAGENET = ", but from weights of ImageNet: those of COCO are of other classes"
+FROM_NOTHING = ", but from nothing: weights of COCO are of other classes"
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Weights:
 
     what: the network, and what it learns on, in a few words. training: the arguments of `trackloom train` for both; how
     long, with which images and learning rates, is in the paper (`schedule`), or else in the named training.
-    after: names the weights that the training begins with.
+    after: names the weights that the training begins with; start: the model's setting that takes them.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Weights:
     training: str
     schedule: str = ""
     after: str = ""
+    start: str = "weights"
 
     @property
     def are_here(self) -> bool:
@@ -41,8 +46,8 @@ class Weights:
     @property
     def command(self) -> str:
         """What trains them."""
-        start = f" --set model.weights=models/weights/{self.after}.safetensors" if self.after else ""
-        return f"trackloom train {self.training}{start} --output models/weights/{self.name}.safetensors"
+        begins = f" --set model.{self.start}=models/weights/{self.after}.safetensors" if self.after else ""
+        return f"trackloom train {self.training}{begins} --output models/weights/{self.name}.safetensors"
 
 
 def needed_by(recipe: Recipe) -> dict[str, Weights]:
@@ -65,7 +70,7 @@ def known() -> dict[str, Weights]:
 
 def tracklet_rcnn() -> list[Weights]:
     """TCD's: one network for most rows, others for what Tables 2 and 4 train anew, and for MOT15."""
-    resnet = {"model.detector": "resnet101", "model.backbone_weights": "IMAGENET1K_V1", "frames_per_clip": "2"}
+    resnet = {"model.detector": "resnet101", **ON_IMAGENET, "frames_per_clip": "2"}
     variants: dict[str, tuple[str, dict[str, str]]] = {
         "": ("", {}),
         "-shared-2fc": (", embeddings by a last layer of their own", {"model.embedding": "shared_2fc"}),
@@ -102,9 +107,9 @@ def tracklet_rcnn() -> list[Weights]:
         *found,
         Weights(
             "tracklet-rcnn-resnet101-mot15",
-            "TCD on ResNet-101, COCO, then MOT15",
+            "TCD on ResNet-101, MOT15",
             f"MOT15/train --catalog mot --model tracklet_rcnn{_set(mot)}",
-            "appendix A1",
+            f"appendix A1{FROM_IMAGENET}",
         ),
     ]
 
@@ -211,12 +216,13 @@ def retina_track() -> list[Weights]:
         f"k1-plain-{name}": (f"{variants[f'k1-{name}'][0]}, no embeddings", head[f"k1-{name}"] | without)
         for name in ("separate", "shared")
     }
+    resnet = {"model.network": "resnet50", **ON_IMAGENET}
     coco = "coco --catalog coco --set catalog.split=train2017 --model retina_track"
     found = [
         Weights(
             _ended("retina-track-resnet50-coco", name),
             f"{variants[name][0]}, no embeddings, on ResNet-50, COCO",
-            coco + _set({"model.network": "resnet50", **settings, **without}),
+            coco + _set({**resnet, **settings, **without}),
             "section 4.1",
         )
         for name, settings in head.items()
@@ -226,17 +232,19 @@ def retina_track() -> list[Weights]:
         found += [
             Weights(
                 _ended(_ended("retina-track-resnet50-waymo", release), name),
-                f"{text} on ResNet-50, COCO, then {' '.join(['Waymo', release]).strip()}",
-                _on_waymo("retina_track", {"model.network": "resnet50", **settings, **APART}),
-                section,
+                f"{text} on ResNet-50, {' '.join(['Waymo', release]).strip()}",
+                _on_waymo("retina_track", {**resnet, **settings, **APART}),
+                f"{section}{FROM_IMAGENET}",
             )
             for name, (text, settings) in of_release.items()
         ]
     return found + [
         Weights(
             _ended("retina-track-synthetic-v1", name),
-            f"the small {text}, synthetic-v1",
+            f"the small {text} on the body of SMOT's small detector, synthetic-v1",
             _on_synthetic("retina-track-synthetic", settings),
+            after="smot-synthetic-v1",
+            start="backbone_weights",
         )
         for name, (text, settings) in (variants | of_twins).items()
     ]
@@ -244,7 +252,7 @@ def retina_track() -> list[Weights]:
 
 def smot() -> list[Weights]:
     """SMOT's detectors; what tracks by re-detection learns nothing."""
-    network = {"model.detector": "resnet34_fpn_ssd", "model.backbone_weights": "IMAGENET1K_V1"}
+    network = {"model.detector": "resnet34_fpn_ssd", **ON_IMAGENET}
     return [
         Weights(
             "smot-resnet34-wider-face",
@@ -254,9 +262,9 @@ def smot() -> list[Weights]:
         ),
         Weights(
             "smot-resnet34-mot17",
-            "SSD on ResNet-34 with FPN, COCO, then MOT17",
+            "SSD on ResNet-34 with FPN, MOT17",
             f"{MOT17} --model smot{_set(network)}",
-            "section 6.4",
+            f"section 6.4{FROM_IMAGENET}",
         ),
         Weights("smot-synthetic-v1", "the small detector of SMOT, synthetic-v1", _on_synthetic("small-synthetic", {})),
     ]
@@ -302,9 +310,9 @@ def tracktor() -> list[Weights]:
         ),
         Weights(
             "tracktor-resnet50-mot17",
-            "Faster R-CNN on ResNet-50 with FPN, COCO, then MOT17",
+            "Faster R-CNN on ResNet-50 with FPN, MOT17",
             f"{mot}{_set(detector)}",
-            "section 6.4",
+            f"section 6.4{FROM_NOTHING}",
         ),
         Weights(
             "reid-resnet50-mot17",
