@@ -23,7 +23,8 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from catalogs.parts.files import absolute, address, identity
+from catalogs.parts.files import IMAGES, absolute, address, identity, listed
+from catalogs.parts.tables import of_schema
 from pipeline import records
 from pipeline.boxes import from_xywh
 from pipeline.records import VideoInfo
@@ -79,7 +80,8 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
     """The videos of a dataset's json, or of a folder of COCO's: each folder of images is listed once.
 
     They are of kind `rows` where no image is there; a video also where its images are not alone in their folder, or not
-    all there. Raises FileNotFoundError where there is no json, or some of the stills are missing.
+    all there. Raises FileNotFoundError where there is no json, some of the stills are missing, or all that `images`
+    should hold.
     """
     if not source:
         raise ValueError("the catalog coco needs a json file of a dataset in COCO's format, or the folder of COCO")
@@ -88,7 +90,7 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
     dataset = read_dataset(source, settings.stills)
     fs, found = _images(source, dataset, settings.images)
     described = [_info(uri) for uri in (source, results) if uri]
-    listed = []
+    found_videos = []
     for video_id, names in dataset.files.items():
         folder = posixpath.dirname(names[0])
         there = found.get(folder, {})
@@ -99,7 +101,7 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
             is_whole = sorted(there, key=records.natural_key) == [posixpath.basename(name) for name in names]
             images = list(there.values()) if is_whole else []
             uri = posixpath.dirname(images[0]["name"]) if images else ""
-        listed.append(
+        found_videos.append(
             VideoInfo(
                 video_id=video_id,
                 uri=address(fs, uri) if uri else "",
@@ -111,13 +113,13 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
                 size=dataset.sizes[video_id],
             )
         )
-    lacking = [info.video_id for info in listed if dataset.is_stills and not info.uri]
+    lacking = [info.video_id for info in found_videos if dataset.is_stills and not info.uri]
     if found and lacking:
         raise FileNotFoundError(
-            f"{len(lacking)} of the {len(listed)} images of {source} are not there, the first "
+            f"{len(lacking)} of the {len(found_videos)} images of {source} are not there, the first "
             f"{dataset.files[lacking[0]][0]}; looked for in {_folder_of(found)}, another is set as coco.images"
         )
-    return records.unique_ids(listed)
+    return records.unique_ids(found_videos)
 
 
 def truth(video: VideoInfo) -> pa.Table | None:
@@ -158,13 +160,13 @@ def read_truth(path: str, video_id: str | None = None, stills: bool | None = Non
     dataset = read_dataset(path, stills)
     rows = _of(video_id, dataset.annotations or {})
     ignored = [bool(row.get("iscrowd") or row.get("ignore")) for row in rows]
-    return _table(TRUTH, dataset, rows, ignore=pa.array(ignored, pa.bool_()))
+    return _table(TRUTH, dataset, rows, ignore=ignored)
 
 
 def read_tracks(path: str, dataset_path: str, video_id: str | None = None, stills: bool | None = None) -> pa.Table:
     """A results json as rows of TRACKS, of one video or all; rows without `track_id` have no identity."""
     rows = _of(video_id, _results(path, dataset_path, stills))
-    score = pa.array([float(_field(row, "score", path)) for row in rows], pa.float32())
+    score = [float(_field(row, "score", path)) for row in rows]
     return _table(TRACKS, read_dataset(dataset_path, stills), rows, score=score, raw_score=score)
 
 
@@ -263,20 +265,19 @@ def _images(source: str, dataset: Dataset, given: str | None) -> tuple[Any, FOUN
         roots = [here, f"{above}/{split}", f"{above}/images/{split}", f"{above}/images", above]
     else:
         roots = [here]
-    folders = {posixpath.dirname(name) for names in dataset.files.values() for name in names}
+    named: dict[str, set[str]] = {}  # by folder
+    for name in (name for names in dataset.files.values() for name in names):
+        named.setdefault(posixpath.dirname(name), set()).add(posixpath.basename(name))
     for root in roots:
         fs, path = fsspec.core.url_to_fs(root)
-        found = {folder: _listed(fs, f"{path}/{folder}".rstrip("/")) for folder in folders}
-        if any(found.values()):
+        found = {folder: listed(fs, f"{path}/{folder}".rstrip("/"), IMAGES) for folder in named}
+        found = {folder: entries for folder, entries in found.items() if named[folder] & entries.keys()}
+        if found:
             break
-    return fs, {folder: entries for folder, entries in found.items() if entries}
-
-
-def _listed(fs: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """The entries of the images in a folder by name; none where there is no such folder."""
-    entries = fs.ls(folder, detail=True) if fs.isdir(folder) else []
-    named = {posixpath.basename(str(entry["name"])): entry for entry in entries}
-    return {name: entry for name, entry in named.items() if name.lower().endswith((".jpg", ".jpeg", ".png"))}
+    if given is not None and named and not found:
+        first = next(iter(dataset.files.values()))[0]
+        raise FileNotFoundError(f"{given} holds none of the images of {source}; looked for {first} in it (coco.images)")
+    return fs, found
 
 
 def _folder_of(found: FOUND) -> str:
@@ -350,25 +351,20 @@ def _track(row: Mapping[str, Any]) -> int | None:
     return None if track is None or int(track) < 0 else int(track)
 
 
-def _table(schema: pa.Schema, dataset: Dataset, rows: Sequence[Mapping[str, Any]], **given: pa.Array) -> pa.Table:
+def _table(schema: pa.Schema, dataset: Dataset, rows: Sequence[Mapping[str, Any]], **given: Any) -> pa.Table:
     """Rows of a schema; what is not given is null."""
     corners = from_xywh(np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)).astype(np.float32)
+    places = [dataset.place[row["image_id"]] for row in rows]
     labels = [dataset.categories[row["category_id"]] for row in rows]
     tracks = [_track(row) for row in rows]
     shift = 1 if 0 in tracks else 0  # ours count from 1
-    values = {
-        "video_id": pa.array([dataset.place[row["image_id"]][0] for row in rows], pa.string()),
-        "frame_index": pa.array([dataset.place[row["image_id"]][1] for row in rows], pa.int32()),
-        "track_id": pa.array([None if track is None else track + shift for track in tracks], pa.int32()),
-        "class_id": pa.array([label for label, _ in labels], pa.int16()),
-        "class_name": pa.array([name for _, name in labels], pa.string()),
-        **{name: pa.array(corners[:, index]) for index, name in enumerate(("x1", "y1", "x2", "y2"))},
+    return of_schema(
+        schema,
+        corners,
+        video_id=[video_id for video_id, _ in places],
+        frame_index=[frame for _, frame in places],
+        track_id=[None if track is None else track + shift for track in tracks],
+        class_id=[label for label, _ in labels],
+        class_name=[name for _, name in labels],
         **given,
-    }
-    return pa.table(
-        [
-            values[field.name].cast(field.type) if field.name in values else pa.nulls(len(rows), field.type)
-            for field in schema
-        ],
-        schema=schema,
     )

@@ -17,16 +17,10 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
-from catalogs.parts.files import address, identity
+from catalogs.parts.files import IMAGES, VIDEOS, address, identity
 from pipeline.records import Kind, VideoInfo, unique_ids
 
 CLASSES: tuple[str, ...] = ()
-
-VIDEOS = (
-    ".3gp", ".asf", ".avi", ".flv", ".h264", ".hevc", ".ivf", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
-    ".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
-)  # fmt: skip
-IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from catalogs.folder import IMAGES, VIDEOS
 from catalogs.parts import faces
-from catalogs.parts.files import absolute, address, identity
+from catalogs.parts.files import IMAGES, VIDEOS, absolute, address, identity, listed
 from pipeline.records import VideoInfo, natural_key
 
 CLASSES = faces.CLASSES
@@ -76,13 +75,12 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
     texts = next((folder for folder in folders if fs.isfile(f"{folder}/{FACES}")), None)
     if texts is None:
         raise FileNotFoundError(f"{source} holds no truth of Hannah; looked for {FACES} in it and its folders")
-    films = [entry for entry in inside if str(entry["name"]).lower().endswith(VIDEOS)]
-    images = fs.ls(f"{root}/{FRAMES}", detail=True) if fs.isdir(f"{root}/{FRAMES}") else []
-    images = [entry for entry in images if str(entry["name"]).lower().endswith(IMAGES)]
-    if len(films) + bool(images) > 1:
-        names = [str(film["name"]).rpartition("/")[2] for film in films] + [f"{FRAMES}/"] * bool(images)
+    films_by_name = listed(fs, root, VIDEOS)
+    images = sorted(listed(fs, f"{root}/{FRAMES}", IMAGES).values(), key=lambda entry: natural_key(str(entry["name"])))
+    if len(films_by_name) + bool(images) > 1:
+        names = [*films_by_name, *([f"{FRAMES}/"] if images else [])]
         raise ValueError(f"{source} holds {', '.join(sorted(names))}; the film must be one of them, whole")
-    images.sort(key=lambda entry: natural_key(str(entry["name"])))
+    films = list(films_by_name.values())
     first = next(iter([*films, *images]), None)
     described = [fs.info(f"{texts}/{name}") for name in (FACES, TRACKS, CAST) if fs.isfile(f"{texts}/{name}")]
     warn_of_style()

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from scipy.io.matlab import MatReadError
 
 from catalogs.parts.files import absolute, address, identity
+from catalogs.parts.tables import of_schema
 from pipeline import records
 from pipeline.boxes import area
 from pipeline.records import VideoInfo
@@ -341,18 +342,16 @@ def _table(
     track: Array | None = None,
     flags: Sequence[Sequence[str]] | None = None,
 ) -> pa.Table:
-    """Rows of TRUTH, in the order given; what is not given is null."""
-    count = len(frame)
-    values = {
-        "video_id": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([video_id])),
-        "frame_index": pa.array(frame, pa.int32()),
-        "class_id": pa.array(label, pa.int16()),
-        "class_name": pa.DictionaryArray.from_arrays(pa.array(label, pa.int32()), pa.array(CLASSES)),
-        **{name: pa.array(boxes[:, index]) for index, name in enumerate(("x1", "y1", "x2", "y2"))},
-        "ignore": pa.array(np.zeros(count, np.bool_)),
-        "motion_iou": pa.array(motion.astype(np.float32)),
-        **({} if track is None else {"track_id": pa.array(track, pa.int32())}),
-        **({} if flags is None else {"flags": pa.array(flags, pa.list_(pa.string()))}),
-    }
-    arrays = [values[field.name] if field.name in values else pa.nulls(count, field.type) for field in TRUTH]
-    return pa.table(arrays, schema=TRUTH)
+    """Rows of TRUTH, in the order given."""
+    return of_schema(
+        TRUTH,
+        boxes,
+        video_id=video_id,
+        frame_index=frame,
+        track_id=track,
+        class_id=label,
+        class_name=pa.DictionaryArray.from_arrays(pa.array(label, pa.int32()), pa.array(CLASSES)),
+        ignore=np.zeros(len(frame), np.bool_),
+        motion_iou=motion,
+        flags=flags,
+    )

@@ -23,8 +23,9 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from catalogs.parts.files import address, identity
+from catalogs.parts.files import IMAGES, VIDEOS, address, identity, listed
 from catalogs.parts.mot_text import Floats, read_text
+from catalogs.parts.tables import of_schema
 from pipeline import records
 from pipeline.boxes import from_xywh
 from pipeline.records import VideoInfo
@@ -54,8 +55,6 @@ UNNAMED = "object"
 SPLITS = ("train", "test")
 DETECTORS = ("DPM", "FRCNN", "SDP")  # of MOT17
 PERSON = "?person="  # behind the place of truth, where those scored are called otherwise
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 _log = logging.getLogger(__name__)
 
@@ -163,7 +162,7 @@ def read_truth(path: str, video_id: str, person: str | None = None) -> pa.Table:
         columns,
         video_id,
         class_id=pa.array(np.zeros(count, np.int16), mask=~scored),
-        class_name=pa.array([name if is_scored else None for is_scored in scored], pa.string()),
+        class_name=[name if is_scored else None for is_scored in scored],
         ignore=~scored,
         flags=flags,
     )
@@ -183,10 +182,10 @@ def read_tracks(path: str, video_id: str) -> pa.Table:
         columns,
         video_id,
         class_id=np.zeros(count, np.int16),
-        class_name=pa.array([UNNAMED] * count, pa.string()),
+        class_name=UNNAMED,
         score=score,
         raw_score=score,
-        origin=pa.array(["tracked"] * count, pa.string()),
+        origin="tracked",
     )
 
 
@@ -215,31 +214,18 @@ def read_detections(path: str, fps: float | None = None) -> list[records.Detecti
 
 def _table(schema: pa.Schema, columns: Floats, video_id: str, **given: Any) -> pa.Table:
     """Rows of a schema from the columns of a file, sorted by frame and id; what is not given is null."""
-    count = len(columns)
     track = columns[:, 1].astype(np.int64)
     if (track == 0).any():
         track = np.where(track >= 0, track + 1, -1)
-    corners = from_xywh(columns[:, 2:6]).astype(np.float32)
-    values = {
-        "video_id": pa.array([video_id] * count, pa.string()),
-        "frame_index": (columns[:, 0] - 1).astype(np.int32),
-        "track_id": pa.array(track.astype(np.int32), mask=track < 0),
-        **{name: np.ascontiguousarray(corners[:, index]) for index, name in enumerate(("x1", "y1", "x2", "y2"))},
+    table = of_schema(
+        schema,
+        from_xywh(columns[:, 2:6]).astype(np.float32),
+        video_id=video_id,
+        frame_index=columns[:, 0].astype(np.int64) - 1,
+        track_id=pa.array(track, mask=track < 0),
         **given,
-    }
-    arrays = [
-        pa.array(values[field.name], _plain(field.type)).cast(field.type)
-        if field.name in values
-        else pa.nulls(count, field.type)
-        for field in schema
-    ]
-    order = np.lexsort((track, columns[:, 0]))
-    return pa.table(arrays, schema=schema).take(order)
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type that a column is made in before it becomes a dictionary."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+    )
+    return table.take(np.lexsort((track, columns[:, 0])))
 
 
 def _sequences(fs: Any, root: str, settings: Settings) -> list[VideoInfo]:
@@ -274,12 +260,12 @@ def _sequence(fs: Any, folder: str, settings: Settings) -> VideoInfo | None:
     timing = _first(fs, f"{folder}/seqinfo.ini")
     info = _seqinfo(fs, timing) if timing else {}
     frames = f"{folder}/{info.get('imdir', 'img1')}"
-    files = sorted(path for name, path in inside.items() if name.lower().endswith(VIDEO_SUFFIXES))
+    files = sorted(path for name, path in inside.items() if name.lower().endswith(VIDEOS))
     texts = [path for path in (gt, det) if path]
     kind: records.Kind
     if fs.isdir(frames):
         kind, uri = "images", frames
-        content = [entry for entry in fs.ls(frames, detail=True) if entry["name"].lower().endswith(IMAGE_SUFFIXES)]
+        content = list(listed(fs, frames, IMAGES).values())
         promised = int(info.get("seqlength", len(content)))
         if len(content) != promised:  # an image left out moves all after it off their truth
             raise ValueError(

@@ -31,9 +31,8 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from catalogs.folder import VIDEOS
 from catalogs.parts import faces
-from catalogs.parts.files import absolute, address, identity
+from catalogs.parts.files import VIDEOS, absolute, address, identity
 from pipeline import records
 from pipeline.records import VideoInfo
 

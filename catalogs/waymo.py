@@ -13,7 +13,6 @@ Signs are labelled in lidar only. Where no difficulty is said, it is 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -25,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from catalogs.parts.files import address, identity
+from catalogs.parts.files import address, identity, listed
+from catalogs.parts.tables import of_schema
 from pipeline import records
 from pipeline.records import ImageRows, VideoInfo
 from pipeline.schemas import TRUTH
@@ -135,29 +135,20 @@ def truth(video: VideoInfo) -> pa.Table | None:
     ignore = is_unknown | (is_hard & (difficulty == 1))
     x, y, width, height = (table[name].to_numpy()[order] for name in SIDES)
     tracks = np.unique(table[OBJECT].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1] + 1
-    values: dict[str, Any] = {
-        "video_id": [video.video_id] * len(order),
-        "frame_index": frame[order],
-        "track_id": tracks[order],
-        "class_id": [None if name is None else wanted.index(name) for name in named],
-        "class_name": named,
-        **{"x1": x - width / 2, "y1": y - height / 2, "x2": x + width / 2, "y2": y + height / 2},
-        "ignore": ignore,
-        "flags": [
+    return of_schema(
+        TRUTH,
+        np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1),
+        video_id=video.video_id,
+        frame_index=frame[order],
+        track_id=tracks[order],
+        class_id=[None if name is None else wanted.index(name) for name in named],
+        class_name=named,
+        ignore=ignore,
+        flags=[
             [flag for flag, holds in zip(("distractor", "level_2"), pair, strict=True) if holds]
             for pair in zip(ignore.tolist(), is_hard.tolist(), strict=True)
         ],
-    }
-    return _table(values, len(order))
-
-
-def _table(values: Mapping[str, Any], count: int) -> pa.Table:
-    """Rows of TRUTH; what is not given is null."""
-    arrays = [
-        pa.array(values[field.name]).cast(field.type) if field.name in values else pa.nulls(count, field.type)
-        for field in TRUTH
-    ]
-    return pa.table(arrays, schema=TRUTH)
+    )
 
 
 def _truth_uri(path: str, settings: Settings) -> str:
@@ -179,9 +170,7 @@ def _split(fs: Any, root: str, source: str, split: str) -> str:
 
 def _segments(fs: Any, folder: str) -> dict[str, dict[str, Any]]:
     """The Parquet files of a folder by segment; none where there is no such folder."""
-    entries = fs.ls(folder, detail=True) if fs.isdir(folder) else []
-    files = {str(entry["name"]).rsplit("/", 1)[-1]: entry for entry in entries}
-    return {name.removesuffix(".parquet"): entry for name, entry in files.items() if name.endswith(".parquet")}
+    return {name.removesuffix(".parquet"): entry for name, entry in listed(fs, folder, (".parquet",)).items()}
 
 
 @lru_cache(maxsize=2)  # the five cameras of a segment share its files

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from catalogs.parts.tables import of_schema
 from pipeline.boxes import from_xywh
 from pipeline.schemas import TRUTH
 
@@ -48,17 +49,14 @@ def table(
                 f"the truth of {video_id} has track {who} twice in frame {where} (from 0); it must be once"
             )
     order = np.lexsort((np.zeros(count) if track is None else track, frame))
-    corners = from_xywh(boxes).astype(np.float32)[order]
-    face = np.zeros(count, np.int32)
-    values = {
-        "video_id": pa.DictionaryArray.from_arrays(pa.array(face), pa.array([video_id])),
-        "frame_index": pa.array(np.asarray(frame)[order], pa.int32()),
-        "class_id": pa.array(face, pa.int16()),
-        "class_name": pa.DictionaryArray.from_arrays(pa.array(face), pa.array(CLASSES)),
-        **{name: pa.array(corners[:, index]) for index, name in enumerate(("x1", "y1", "x2", "y2"))},
-        "ignore": pa.array(ignored[order]),
-        "flags": pa.array([words[row] for row in order], pa.list_(pa.string())),
-        **({} if track is None else {"track_id": pa.array(np.asarray(track)[order], pa.int32())}),
-    }
-    arrays = [values[field.name] if field.name in values else pa.nulls(count, field.type) for field in TRUTH]
-    return pa.table(arrays, schema=TRUTH)
+    return of_schema(
+        TRUTH,
+        from_xywh(boxes).astype(np.float32)[order],
+        video_id=video_id,
+        frame_index=np.asarray(frame)[order],
+        track_id=None if track is None else np.asarray(track)[order],
+        class_id=np.zeros(count, np.int16),
+        class_name=CLASSES[0],
+        ignore=ignored[order],
+        flags=[words[row] for row in order],
+    )

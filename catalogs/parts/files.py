@@ -10,6 +10,11 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+VIDEOS = (  # endings of files, whatever their case
+    ".3gp", ".asf", ".avi", ".flv", ".h264", ".hevc", ".ivf", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+    ".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+)  # fmt: skip
+IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _CHANGED = ("ETag", "etag", "mtime", "LastModified", "created")  # what file systems call it
 
 
@@ -21,6 +26,13 @@ def address(files: Any, path: str) -> str:
 def absolute(uri: str) -> str:
     """What the user wrote, as it can be opened from any folder: workers may have another working directory."""
     return address(*fsspec.core.url_to_fs(uri))
+
+
+def listed(files: Any, folder: str, endings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The entries (`fs.info`) of a folder's files with such endings, by name; none where there is no such folder."""
+    entries = files.ls(folder, detail=True) if files.isdir(folder) else []
+    named = {posixpath.basename(str(entry["name"])): entry for entry in entries if entry["type"] == "file"}
+    return {name: entry for name, entry in named.items() if name.lower().endswith(tuple(endings))}
 
 
 def identity(entries: Sequence[Mapping[str, Any]]) -> str:

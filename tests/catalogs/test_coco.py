@@ -289,6 +289,11 @@ def test_wrong_and_partial_trees_are_refused(tmp_path: Path) -> None:
         f"looked for in {root}/val2017, another is set as coco.images"
     )
     (root / "val2017" / "000000000139.jpg").unlink()
+    (root / "annotations" / "poster.jpg").touch()  # one that is nothing of the dataset's
+    assert said(root, images=str(root)) == (
+        f"{root} holds none of the images of {root}/annotations/instances_val2017.json; "
+        "looked for 000000000139.jpg in it (coco.images)"
+    )
     assert [video.kind for video in coco.videos(str(root), coco.Settings())] == ["rows", "rows"]
     with pytest.raises(ValueError, match="2 images are called a; stills need a name each"):
         coco.videos(written(tmp_path / "twice.json", stills("a.jpg", "a.jpg")), coco.Settings())

@@ -8,6 +8,8 @@ import fsspec
 import pytest
 
 from catalogs import folder
+from catalogs.parts.files import IMAGES
+from pipeline.images import SUFFIXES
 
 TREE = ("a/one.mp4", "a/two.MKV", "b/one.avi", "notes.md", "frames/cam1/2.jpg", "frames/cam1/10.jpg",
         "frames/cam2/1.png", "a/poster.jpg", ".trash/old.mp4", "odd.bin")  # fmt: skip
@@ -118,3 +120,7 @@ def test_settings_and_truth(tree: str) -> None:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def test_what_is_listed_as_an_image_is_what_is_read_as_one() -> None:
+    assert sorted(IMAGES) == sorted(SUFFIXES)
