@@ -8,7 +8,8 @@ work; the appearance that it goes by is given here.
 
 The paper has one class. Here a tracklet keeps the class it was born with, lives by its score for it, and overlaps count
 within a class; or, `across_classes`, an object that for some frames cannot be told is still followed. Frames also give
-the detections that no tracklet stands for, so that detection can be scored.
+the detections that no tracklet stands for, so that detection can be scored, and a tracklet's row has the score of the
+best detection that it stands for where that is higher than its own.
 """
 
 from __future__ import annotations
@@ -31,6 +32,28 @@ from models.parts.small_detector import SmallDetector
 GIVES = frozenset({"tracklet_id"})
 PAPER: Final = "resnet34_fpn_ssd"
 FLOW_SIDES = {"farneback": 256, "raft_small": 1024}  # px (section 6.1), where RAFT has the place of PWC-Net
+
+UNIT = (  # in [0, 1]
+    "sigma_det",
+    "sigma_track",
+    "min_anchor_iou",
+    "track_nms_iou",
+    "max_new_iou",
+    "min_score",
+    "nms_iou",
+    "reid_score",
+)
+COUNTS = (  # at least 1
+    "input_side",
+    "num_anchors",
+    "looks",
+    "top_k",
+    "max_detections",
+    "motion_side",
+    "reid_every",
+    "batch_frames",
+)
+LEAST_SIDES = {"ssd300_vgg16": 300}  # px; of less nothing is left for its last map
 
 
 @dataclass(frozen=True)
@@ -77,7 +100,8 @@ class Settings:
     top_k: int | None = None
     max_detections: int | None = None
     motion: flow.Method = "none"  # H of section 4.2
-    motion_side: int | None = None  # px, the short side at which frames are compared; None: that of `FLOW_SIDES`
+    # px, the short side at which frames are compared, a square's where frames are squares; None: that of `FLOW_SIDES`
+    motion_side: int | None = None
     motion_weights: str = "C_T_V2"  # of raft_small: a published name, a path or a URL
     reid: Literal["none", "small", "resnet50"] = "none"
     reid_weights: str = "default"
@@ -86,29 +110,20 @@ class Settings:
     batch_frames: int = 8  # frames that the network sees at once
 
     def __post_init__(self) -> None:
-        for name in (
-            "sigma_det",
-            "sigma_track",
-            "min_anchor_iou",
-            "track_nms_iou",
-            "max_new_iou",
-            "min_score",
-            "nms_iou",
-            "reid_score",
-        ):
+        for name in UNIT:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"smot.{name} is {value}; it must be between 0 and 1")
-        if self.weighting == "max" and (self.num_anchors or 1) > 1:
-            raise ValueError(
-                f"smot.num_anchors is {self.num_anchors}; with smot.weighting max only the nearest one counts"
-            )
-        counts = ("num_anchors", "looks", "top_k", "max_detections", "motion_side", "reid_every", "batch_frames")
-        for name in (*counts, "input_side"):
+        for name in COUNTS:
             value = getattr(self, name)
             least = LEAST_SIDES.get(self.detector, 1) if name == "input_side" else 1
             if value is not None and value < least:
                 raise ValueError(f"smot.{name} is {value}; it must be at least {least}")
+        if self.weighting == "max" and (self.num_anchors or 1) > 1:
+            raise ValueError(
+                f"smot.num_anchors is {self.num_anchors}; with smot.weighting 'max', by which the nearest alone "
+                "counts, it must be 1"
+            )
         if self.backbone_weights != "random" and (self.detector != PAPER or self.weights != "random"):
             raise ValueError(
                 f"smot.backbone_weights is {self.backbone_weights!r}; it is for smot.detector {PAPER!r} and "
@@ -123,8 +138,6 @@ class Settings:
         tracklets = GIVES if self.tracking else frozenset()
         return tracklets | ({"embeddings"} if self.reid != "none" else frozenset())
 
-
-LEAST_SIDES = {"ssd300_vgg16": 300}  # px; of less nothing is left for its last map
 
 # min_score to max_detections are torchvision's; the sigmas the paper's (section 6.1) for softmax scores. A focal loss
 # rarely gives .9: .5 and .2 are ours, untuned.
@@ -183,11 +196,8 @@ def build(settings: Settings) -> Model:
     if settings.detector == "small":
         detector: Detector = SmallDetector(len(classes))
     else:
-        outputs = ["__background__", *classes] if classes else single_shot.coco_categories(settings.detector)
-        columns = [i for i, name in enumerate(outputs) if name not in ("__background__", "N/A")]
-        classes = tuple(outputs[column] for column in columns)
         begun = None if settings.backbone_weights == "random" else settings.backbone_weights
-        detector = TorchvisionDetector(settings.detector, len(outputs), columns, begun)
+        detector, classes = single_shot.build(settings.detector, classes, begun)
     model = Model(settings, detector, classes).eval()
     if stored:
         model.weights = weights.load_weights(model.network, stored)

@@ -106,15 +106,13 @@ def build(settings: Settings) -> Model:
     if settings.reid != "none":
         network = reid.build(settings.reid, "random" if beside else settings.reid_weights)
     model = Model(settings, built.detector, built.classes, network).eval()
-    if built.stored:
-        if network and beside:
-            model.weights = weights.load_weights(model.network, built.stored, extras=model.extras)
+    if stored := built.stored:
+        if network is None or not beside:  # a ReID network that the file holds too is of no use
+            tensors = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(reid.PREFIX)}
+            stored = replace(stored, tensors=tensors)
+        model.weights = weights.load_weights(model.network, stored, extras=model.extras)
+        if network is not None and beside:
             network.trained = not model.weights.missing
-        else:  # a ReID network that the file holds too is of no use
-            tensors = {
-                name: tensor for name, tensor in built.stored.tensors.items() if not name.startswith(reid.PREFIX)
-            }
-            model.weights = weights.load_weights(model.network, replace(built.stored, tensors=tensors))
     return model
 
 
@@ -137,12 +135,10 @@ class Model(nn.Module):
         side = settings.input_side
         self.resize: dict[str, Any] = dict(detector.resize) if side is None else {"size": (side, side)}
         self.weights: weights.Report | None = None
-        if settings.min_score is not None:
-            detector.limits = replace(detector.limits, min_score=settings.min_score)
-        if settings.nms_iou is not None:
-            detector.limits = replace(detector.limits, max_iou=settings.nms_iou)
+        limits: dict[str, Any] = {"min_score": settings.min_score, "max_iou": settings.nms_iou}
+        detector.limits = replace(detector.limits, **{name: one for name, one in limits.items() if one is not None})
         given = {field.name: getattr(settings, field.name) for field in fields(Rules) if hasattr(settings, field.name)}
-        self.rules = replace(Rules(**given), covered_iou=detector.limits.max_iou)
+        self.rules = Rules(**{**given, "covered_iou": detector.limits.max_iou})
         if network is None:
             self.rules = replace(self.rules, patience=None)
         else:

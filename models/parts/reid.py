@@ -75,8 +75,11 @@ class Reid(nn.Module):
         """`reid`: the triplet loss of all objects of all frames of all clips; 0 where fewer than two are known.
 
         clips: uint8 (T, 3, H, W); targets: for each frame of each clip boxes (M, 4), track_ids (M,), those below 0
-        unknown, and optionally ignore (M,). Objects of different clips are different ones. Boxes are jittered by
-        torch's global generator.
+        unknown, and optionally ignore (M,). Boxes are jittered by torch's global generator.
+
+        Objects of different clips are different ones, since clips may be recoloured each in its own way. Two clips of
+        one video as it is would make an object its own negative: where there are few videos a batch should be one
+        clip; also where there are many objects in each, for all crops go through the network together.
         """
         cut, shown = [], []
         for number, (clip, frames) in enumerate(zip(clips, targets, strict=True)):

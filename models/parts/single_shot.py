@@ -46,6 +46,7 @@ ARCHITECTURES = {
     ),
     "resnet34_fpn_ssd": Architecture(resnet34_ssd.build, (), {"size": (resnet34_ssd.SIDE,) * 2}),
 }
+NO_CLASS = ("__background__", "N/A")  # what COCO's 91 outputs call those that are no class
 PADDING = 32  # RetinaNet's frames are padded to a multiple of it, as torchvision does
 
 
@@ -57,6 +58,19 @@ def published(name: str) -> dict[str, str]:
 def coco_categories(name: str) -> list[str]:
     """The names of the 91 outputs of a detector trained on COCO: `__background__` first, `N/A` where there is none."""
     return list(ARCHITECTURES[name].weights.COCO_V1.meta["categories"])
+
+
+def build(
+    name: str, classes: tuple[str, ...] = (), weights_backbone: str | None = None
+) -> tuple[TorchvisionDetector, tuple[str, ...]]:
+    """One of `ARCHITECTURES` with random weights, and what its labels are called: the classes given, or COCO's.
+
+    weights_backbone: see `TorchvisionDetector`.
+    """
+    outputs = ["__background__", *classes] if classes else coco_categories(name)
+    columns = [i for i, output in enumerate(outputs) if output not in NO_CLASS]
+    detector = TorchvisionDetector(name, len(outputs), columns, weights_backbone)
+    return detector, tuple(outputs[column] for column in columns)
 
 
 class TorchvisionDetector(nn.Module):

@@ -20,7 +20,7 @@ def untrained(detector: str, classes: tuple[str, ...]) -> smot.Model:
             module.running_var.fill_(4.0)  # else random residuals grow without bound
     spread = {"retinanet_resnet50_fpn": 0.05, "retinanet_resnet50_fpn_v2": 0.05, "ssd300_vgg16": 0.002}
     with torch.no_grad():
-        for name, parameter in model.network.head.named_parameters():  # type: ignore[union-attr,operator]
+        for name, parameter in model.network.head.named_parameters():  # type: ignore[union-attr]
             if parameter.ndim > 1:
                 parameter.normal_(0, spread.get(detector, 0.02))
             elif "cls_logits" in name:
@@ -47,6 +47,7 @@ def test_raw_outputs_post_processed_are_torchvisions_detections(detector: str) -
     frames = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
     with torch.no_grad():
         theirs = network(list(frames.float() / 255))
+        said = model.detector.outputs(frames)
         ours = [
             detections(
                 outputs,
@@ -56,22 +57,24 @@ def test_raw_outputs_post_processed_are_torchvisions_detections(detector: str) -
                 max_detections=rules.max_detections,
                 per=rules.per,
             )
-            for outputs in model.detector.outputs(frames)
+            for outputs in said
         ]
-    for one, other in zip(ours, theirs, strict=True):
+    for one, other, outputs in zip(ours, theirs, said, strict=True):
         kept = has_area(other["boxes"])
         assert kept.sum() > 50
         torch.testing.assert_close(one.boxes, other["boxes"][kept], atol=1e-4, rtol=0)
         torch.testing.assert_close(one.scores, other["scores"][kept], atol=1e-4, rtol=0)
         assert one.labels.tolist() == (other["labels"][kept] - 1).tolist()  # theirs count the background
+        assert torch.equal(outputs.boxes[one.anchor], one.boxes)  # through levels, top k and suppression
+        assert torch.equal(outputs.scores[one.anchor, one.labels], one.scores)
 
 
 def test_coco_has_80_classes_and_91_outputs() -> None:
-    model = smot.build(smot.Settings(detector="ssdlite320_mobilenet_v3_large", weights="random"))
-    assert len(model.classes) == 80
-    assert (model.classes[0], model.classes[-1]) == ("person", "toothbrush")
-    assert "N/A" not in model.classes
-    columns = model.detector.columns.tolist()  # type: ignore[union-attr,operator]
+    detector, classes = single_shot.build("ssdlite320_mobilenet_v3_large")
+    assert len(classes) == 80
+    assert (classes[0], classes[-1]) == ("person", "toothbrush")
+    assert "N/A" not in classes
+    columns = detector.columns.tolist()
     assert columns[:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]  # output 12 stands for nothing
     assert columns[-1] == 90
 
@@ -93,6 +96,6 @@ def test_losses_are_finite_and_reach_the_heads(detector: str) -> None:
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     losses = model.losses(clips, [[here], [empty]])
     total = sum(losses.values(), start=torch.zeros(()))
-    total.backward()
+    total.backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(total)
     assert all(parameter.grad is not None for parameter in model.network.head.parameters())  # type: ignore[union-attr]

@@ -203,6 +203,17 @@ def test_an_object_whose_class_is_seen_otherwise(across: bool, labels: list[list
     assert ids == ([[0]] * 4 if across else [[0], [0], [0, 1], [1]])
 
 
+def test_what_speaks_for_a_class_at_birth_is_what_the_detections_own_anchor_said() -> None:
+    """Its index is carried through suppression: the third anchor is the best of one object, the second of the other."""
+    frame = outputs(
+        [[11, 10, 31, 30], [60, 60, 80, 80], BOX, [60, 10, 80, 30]],
+        [[0.7, 0.2], [0.1, 0.8], [0.9, 0.05], [0.3, 0.1]],
+    )
+    row, born = step(frame, no_tracks(2), RULES)
+    torch.testing.assert_close(born.evidence, torch.tensor([[0.9, 0.05], [0.1, 0.8]]))
+    assert row["boxes"][:2].tolist() == [BOX, [60, 60, 80, 80]]
+
+
 def test_tracks_of_two_classes_on_one_object_become_one_across_classes() -> None:
     frame = outputs([BOX, [10, 10, 30, 29]], [[0.5, 0.1], [0.1, 0.7]])
     _, apart = step(frame, tracks([BOX, [10, 10, 30, 29]], [0, 1]), RULES)
@@ -305,5 +316,5 @@ def test_more_anchors_than_one_are_really_asked() -> None:
     """K alone chooses the paper's multi-assignment; asking for K of the nearest only is refused."""
     assert rules(Settings(detector="ssd300_vgg16", num_anchors=10)).weighting == "iou"
     assert rules(Settings(detector="ssd300_vgg16")).weighting == "max"
-    with pytest.raises(ValueError, match=r"num_anchors is 10; with smot\.weighting max"):
+    with pytest.raises(ValueError, match=r"smot\.num_anchors is 10; with smot\.weighting 'max', .* it must be 1"):
         Settings(num_anchors=10, weighting="max")

@@ -93,12 +93,13 @@ def test_flow_keeps_the_names_of_what_moves_fast() -> None:
 
     Reached when written: 18 of 19 objects keep their id over 4 frames with Farneback's flow, 6 of 19 without.
     """
+    clips = [moving(number, 14, 5) for number in range(12)]
     kept, born = {}, {}
     for motion in ("none", "farneback"):
         model = build(Settings(weighting="max", num_anchors=1, looks=1, motion=motion))
         kept[motion], born[motion], objects = 0, 0, 0
-        for number in range(12):
-            (rows,), _ = model.detect([moving(number, 14, 5)], [None])
+        for clip in clips:
+            (rows,), _ = model.detect([clip], [None])
             first, last = rows[0], rows[-1]
             for box, name in zip(first["boxes"], first["tracklet_id"], strict=True):
                 expected = box + torch.tensor([56, 0, 56, 0])
@@ -117,8 +118,8 @@ def test_flow_keeps_the_names_of_what_moves_fast() -> None:
 def test_a_flow_of_zero_finds_what_no_flow_finds() -> None:
     plain, still = build(Settings()), build(Settings(motion="farneback"))
     still.flow = NoFlow()
-    (one,), _ = plain.detect([moving(1, 3, 6)], [None])
-    (other,), _ = still.detect([moving(1, 3, 6)], [None])
+    clip = moving(1, 3, 6)
+    (one,), (other,) = (model.detect([clip], [None])[0] for model in (plain, still))
     assert any(row["tracked"].any() for row in one)
     for mine, theirs in zip(one, other, strict=True):
         assert mine.keys() == theirs.keys()

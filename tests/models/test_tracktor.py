@@ -263,11 +263,10 @@ def test_an_identity_outlives_an_absence_only_by_its_looks(settings: Settings, s
     assert rows[6]["tracked"].sum() == 2
 
 
-@pytest.mark.parametrize("place", ["default", "path"])
-def test_coco_weights_are_loaded_by_name(
-    place: str, tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch
+def test_coco_weights_are_loaded_by_name_and_from_a_file(
+    tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names and shapes as published, random numbers in them, from a server in place of the real one or from a file."""
+    """Names and shapes as published, random numbers in them, from a server in place of the real one and from a file."""
     detector: Any = "fasterrcnn_mobilenet_v3_large_320_fpn"
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     architecture = faster_rcnn.ARCHITECTURES[detector]
@@ -277,18 +276,18 @@ def test_coco_weights_are_loaded_by_name(
     name = f"coco-{hashlib.sha256((tmp_path / 'new.pth').read_bytes()).hexdigest()[:8]}.pth"
     (tmp_path / "new.pth").rename(tmp_path / name)
     monkeypatch.setattr(architecture.weights.COCO_V1.value, "url", f"{served}/{name}")
-    source = "default" if place == "default" else str(tmp_path / name)
 
-    plain = tracktor.build(Settings(detector=detector, weights=source))
-    held = plain.network.state_dict()
-    assert all(torch.equal(held[key], tensor) for key, tensor in tensors.items())
-    assert (len(plain.classes), plain.classes[0], plain.untrained) == (80, "person", ())
+    plain = tracktor.build(Settings(detector=detector))
+    plus = tracktor.build(Settings(detector=detector, weights=str(tmp_path / name), camera="ecc", reid="small"))
+    for built in (plain, plus):
+        held = built.network.state_dict()
+        assert all(torch.equal(held[key], tensor) for key, tensor in tensors.items())
+        assert (len(built.classes), built.classes[0]) == (80, "person")
+        assert built.weights is not None
+        assert built.weights.missing == built.untrained
+    assert (plain.untrained, plus.untrained) == ((), ("reid",))
     (frames,), _ = plain.detect([pictures(2)], [None])
     assert len(frames) == 2
-
-    plus = tracktor.build(Settings(detector=detector, weights=source, camera="ecc", reid="small"))
-    assert plus.weights is not None
-    assert plus.weights.missing == plus.untrained == ("reid",)
 
 
 @pytest.fixture
@@ -326,6 +325,9 @@ def test_weights_of_both_networks_in_one_file_or_two(
     assert built.classes == ("cat", "dog")
     assert built.untrained == untrained
     assert set(built.extras) == (set() if kind == "none" else {"reid"})
+    in_file = kind == "none" or (weights, reid_weights) == ("both", "default")
+    assert built.weights is not None
+    assert built.weights.missing == (() if in_file else ("reid",)), "what the file of the detector holds not"
     other = scattered(PLUS)
     assert_same_weights(built.network, other.network)
     if kind == "small" and not untrained:
