@@ -205,6 +205,13 @@ def test_a_lost_track_waits_where_it_was_last_seen() -> None:
     assert film.play([(FAR2, 0, 0.9)]) == [(FAR2, 0, 0, 0.9, False)]
 
 
+def test_what_comes_back_stands_before_what_is_new_each_with_its_own_score() -> None:
+    film = Film(AGAIN)
+    film.play([(A, 0, 0.9)])
+    film.play()
+    assert film.play([(FAR, 0, 0.8), (A4, 0, 0.6)]) == [(A4, 0, 0, 0.6, False), (FAR, 0, 1, 0.8, False)]
+
+
 def test_a_track_lost_to_another_comes_back_beside_it() -> None:
     film = Film(AGAIN)
     film.play([(A, 0, 0.9), (A12, 0, 0.8)])

@@ -183,6 +183,9 @@ def test_a_second_look_starts_from_where_the_first_found_it() -> None:
     lost = outputs(near, [[0.5], [0.9]], [[60, 10, 80, 30], [22, 11, 42, 31]])  # no anchor where it points
     _, after = step(lost, tracks([BOX], num_classes=1), replace(RULES, looks=2))
     assert 0 not in after.ids
+    off = outputs([[28, 10, 48, 30]], [[0.9]])  # IoU .053 at first, though it lies where it points
+    _, after = step(off, tracks([BOX], num_classes=1), replace(RULES, looks=2))
+    assert 0 not in after.ids
 
 
 @pytest.mark.parametrize(
