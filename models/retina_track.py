@@ -37,7 +37,6 @@ GIVES = frozenset({"embeddings"})
 
 OWN = ("small", "resnet50")
 EMBEDDING_SIZES = {"small": 64, "resnet50": 256}
-IDENTITY_IOUS = {"small": 0.5, "resnet50": 0.7}  # section 3.4; see `Settings.identity_iou`
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,9 @@ class Settings:
     num_shapes: int = 6  # K: 6 or 1
     embedding: Literal["learned", "instance", "reid", "none"] | None = None
     triplet: bool | None = None  # whether losses teach embeddings; None: where those are learned
-    # From which IoU on an anchor tells whose a box is; None: the paper's .7, .5 of `small`, where every second object
-    # has no anchor as near, and anchors that find objects but never learned whose would mislead the linker.
-    identity_iou: float | None = None
+    # From which IoU on an anchor tells whose a box is (section 3.4). At .5 the hardest positives are anchors that hardly
+    # see the object, and all embeddings fall together.
+    identity_iou: float = 0.7
     # Whether triplets compare embeddings at unit length (ours), so that what is taught, as what the linker asks, is
     # their cosine. The paper's lengths are free. None: of `small`.
     unit_length: bool | None = None
@@ -355,13 +354,12 @@ class Model(nn.Module):
         found: dict[str, Tensor] = self.detector.losses(raw, flat)
         if self.settings.teaches:
             assert self.branch is not None
-            iou = self.settings.identity_iou
             found["triplet"] = clips_triplet_loss(
                 raw.anchors,
                 self.branch(raw.head.instances),
                 [len(clip) for clip in clips],
                 flat,
-                min_iou=IDENTITY_IOUS[self.settings.network] if iou is None else iou,
+                min_iou=self.settings.identity_iou,
                 unit_length=self.settings.at_unit_length,
             )
         return found
