@@ -63,7 +63,7 @@ class Settings:
     num_shapes: int = 6  # K: 6 or 1
     embedding: Literal["learned", "instance", "reid", "none"] | None = None
     triplet: bool | None = None  # whether losses teach embeddings; None: where those are learned
-    # From which IoU on an anchor tells whose a box is (section 3.4). At .5 the hardest positives are anchors that hardly
+    # From which IoU on an anchor tells whose a box is (section 3.4). At .5 the hardest positives are anchors that barely
     # see the object, and all embeddings fall together.
     identity_iou: float = 0.7
     # Whether triplets compare embeddings at unit length (ours), so that what is taught, as what the linker asks, is

@@ -49,7 +49,9 @@ def crossing() -> tuple[Tensor, list[dict[str, Tensor]]]:
 def fitted(triplet: bool) -> Model:
     """Trained on pairs of the clip's frames."""
     torch.manual_seed(SEED)
-    model = retina_track.build(Settings(weights="random", classes=("square",), triplet=triplet)).train()
+    # Of so small a clip every anchor that may find an object must have learned whose it is.
+    settings = Settings(weights="random", classes=("square",), triplet=triplet, identity_iou=0.5)
+    model = retina_track.build(settings).train()
     clip, targets = crossing()
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=4e-3)
