@@ -50,7 +50,7 @@ def resolved(recipe: Recipe, takes: Sequence[str]) -> dict[str, Any]:
         found[name] = value
         if name in SECTIONS:
             chosen = settings(load(name, value).Settings, getattr(recipe, SECTIONS[name]), f"{name} {value}")
-            found[SECTIONS[name]] = {key: item for key, item in plain(chosen).items() if key != "weights"}
+            found[SECTIONS[name]] = {key: item for key, item in plain(chosen).items() if not key.endswith("weights")}
     return found
 
 

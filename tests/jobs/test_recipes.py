@@ -257,6 +257,16 @@ class TestWeights:
             given = {**detector_alone, random: "random"} | ({"classes": ("one",)} if random == "weights" else {})
             prepare.check_trained(replace(recipe, model_settings=given), build("tracktor", given))
 
+    def test_where_weights_come_from_makes_no_other_run(self) -> None:
+        """What is in them does, of all parts of a model: its state dict has a digest."""
+
+        def resolved(**given: str) -> dict[str, Any]:
+            settings = {"reid": "small", **given}
+            return prepare.resolved(Recipe(model="tracktor", model_settings=settings), ("model",))
+
+        assert resolved(weights="a", reid_weights="b") == resolved(weights="s3://c", reid_weights="d") == resolved()
+        assert resolved(reid="none") != resolved()
+
     def test_weights_put_in_their_place_are_found(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(weights, "SHIPPED", tmp_path)
         small = recipes.load("dt-resnet101-small")

@@ -1,4 +1,4 @@
-"""Waymo, COCO and MOTChallenge through the whole job: a detector that calls rings by the names of the datasets.
+"""The papers' datasets through the whole job: a detector that calls rings by the names of the datasets.
 
 The trees have the published shapes; the pictures are those of a synthetic video.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -53,6 +54,15 @@ def encoded(frame: Frames) -> bytes:
 def sides(row: dict[str, Any]) -> tuple[float, float, float, float]:
     """Left, top, width, height."""
     return row["x1"], row["y1"], row["x2"] - row["x1"], row["y2"] - row["y1"]
+
+
+def write_film(path: Path, frames: Frames) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "18"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode())
 
 
 def waymo(root: Path, frames: Frames, rings: Rings) -> None:
@@ -110,17 +120,57 @@ def mot(root: Path, frames: Frames, rings: Rings) -> None:
         (sequence / "seqinfo.ini").write_text(f"[Sequence]\nimDir=img1\nframeRate=25\nseqLength={len(frames)}\n")
 
 
-TREES: dict[str, tuple[Callable[..., None], str, list[str], int, tuple[str, ...]]] = {
-    "waymo": (waymo, "vehicle", ["catalog.cameras=FRONT", "catalog.classes=vehicle"], 1, ("mAP", "MOTA", "IDF1")),
-    "coco": (coco, "car", [], 13, ("mAP",)),
-    "mot": (mot, "person", ["catalog.detector=FRCNN", "catalog.person=person"], 1, ("mAP", "MOTA", "IDF1")),
-}  # how a tree is written, what rings are called, settings, videos, metrics
+def hannah(root: Path, frames: Frames, rings: Rings) -> None:
+    write_film(root / "film.mp4", frames)
+    lines = ["frame\tx\ty\tw\th\ttrack"]
+    for row in rings:
+        x, y, width, height = sides(row)
+        numbers = (x * 996 / 160, y * 560 / 128, width * 996 / 160, height * 560 / 128)
+        lines.append("\t".join([str(row["frame_index"] + 1), *(f"{n:.2f}" for n in numbers), str(row["track_id"])]))
+    (root / "hannah_video_faces.txt").write_text("\n".join(lines))
+
+
+def music(root: Path, frames: Frames, rings: Rings) -> None:
+    write_film(root / "T-ara.mov", frames)
+    people = ""
+    for track in {row["track_id"] for row in rings}:
+        people += f'<Trajectory obj_id="{track}">'
+        for row in (row for row in rings if row["track_id"] == track):
+            x, y, width, height = sides(row)
+            people += f'<Frame frame_no="{row["frame_index"] + 1}" x="{x}" y="{y}" width="{width}" height="{height}"/>'
+        people += "</Trajectory>"
+    (root / "Tara_gt.xml").write_text(f"<Video>{people}</Video>")
+
+
+def wider(root: Path, frames: Frames, rings: Rings) -> None:
+    lines = []
+    for index in range(0, len(frames), 3):
+        name = f"3--Rings/3_Rings_{index}.jpg"
+        path = root / "WIDER_val/images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(frames[index]))
+        faces = [np.rint(sides(row)).astype(int) for row in rings if row["frame_index"] == index]
+        lines += [name, str(len(faces))]
+        lines += [" ".join(map(str, [*face, 0, 0, 0, 0, 0, 0])) for face in faces] or ["0 " * 10]
+    (root / "wider_face_split").mkdir()
+    (root / "wider_face_split/wider_face_val_bbx_gt.txt").write_text("\n".join(lines))
+
+
+ALL, BOXES = ("mAP", "MOTA", "IDF1"), ("mAP",)
+TREES: dict[str, tuple[Callable[..., None], str, list[str], int, str, tuple[str, ...]]] = {
+    "waymo": (waymo, "vehicle", ["catalog.cameras=FRONT", "catalog.classes=vehicle"], 1, "jpeg", ALL),
+    "coco": (coco, "car", [], 13, "jpeg", BOXES),
+    "mot": (mot, "person", ["catalog.detector=FRCNN", "catalog.person=person"], 1, "jpeg", ALL),
+    "hannah": (hannah, "face", [], 1, "h264", ALL),
+    "music_videos": (music, "face", ["catalog.names=T-ara"], 1, "h264", ALL),
+    "wider_face": (wider, "face", [], 13, "jpeg", BOXES),
+}  # how a tree is written, what rings are called, settings, videos and their codec, metrics
 
 
 @pytest.mark.parametrize("catalog", TREES)
 def test_objects_are_found_scored_and_shown(tmp_path: Path, catalog: str, scene: tuple[Frames, Rings]) -> None:
     """Scores are high only where frames, boxes and names of truth and tracks meet; pictures only where frames open."""
-    write, name, given, count, metrics = TREES[catalog]
+    write, name, given, count, codec, metrics = TREES[catalog]
     source, output = tmp_path / "tree", tmp_path / "run"
     source.mkdir()
     write(source, *scene)
@@ -129,7 +179,7 @@ def test_objects_are_found_scored_and_shown(tmp_path: Path, catalog: str, scene:
     assert done == 0
     tables = read_run(str(output))
     assert tables.table("videos")["status"].to_pylist() == ["ok"] * count
-    assert set(tables.table("videos")["codec"].to_pylist()) == {"jpeg"}
+    assert set(tables.table("videos")["codec"].to_pylist()) == {codec}
     scores = scoring.values(scoring.combine([tables.table("scores")]))[None, name]
     assert min(scores[metric] for metric in metrics) >= 0.8
     assert "empty frames" not in (output / "report" / "index.html").read_text()
