@@ -9,7 +9,6 @@ Legend: N frames, P pairs of frames, R regions of one frame, D detections, C for
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
@@ -128,12 +127,7 @@ def build(settings: Settings) -> Model:
     stored = None
     if settings.weights != "random":
         stored = weights.read_weights(SHIPPED if settings.weights == "default" else settings.weights)
-    classes = settings.classes or tuple(json.loads(stored.metadata.get("classes", "[]")) if stored else ())
-    if not classes:
-        raise ValueError(
-            f"weights {settings.weights!r} do not say what their classes are called; "
-            "give the names, in order, with the setting classes"
-        )
+    classes = weights.class_names(settings.classes, stored)
     backbone = SmallBackbone() if small else backbones.build(settings.backbone, settings.backbone_weights or "random")
     detector = Rfcn(backbone, len(classes), SMALL if small else PAPER, settings.pooling)
     model = Model(settings, detector, classes, SMALL_CORRELATIONS if small else PAPER_CORRELATIONS).eval()

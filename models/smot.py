@@ -14,7 +14,6 @@ best detection that it stands for where that is higher than its own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
@@ -187,12 +186,7 @@ def build(settings: Settings) -> Model:
             )
         name = DEFAULT_WEIGHTS[settings.detector] if settings.weights == "default" else settings.weights
         stored = weights.read_weights(name, {} if own else single_shot.published(settings.detector))
-    classes = settings.classes or tuple(json.loads(stored.metadata.get("classes", "[]")) if stored else ())
-    if own and not classes:
-        raise ValueError(
-            f"weights {settings.weights!r} do not say what their classes are called; "
-            "give the names, in order, with the setting classes"
-        )
+    classes = weights.class_names(settings.classes, stored, needed=own)
     if settings.detector == "small":
         detector: Detector = SmallDetector(len(classes))
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -12,7 +11,7 @@ from typing import Any
 from models.parts import faster_rcnn, paper_detectors
 from models.parts.small_two_stage import SmallTwoStage
 from models.parts.two_stage import TwoStage
-from models.parts.weights import StoredWeights, read_weights
+from models.parts.weights import StoredWeights, class_names, read_weights
 
 # (num_classes, **options) -> TwoStage with random weights. Nobody has published weights for these.
 BUILDERS: dict[str, Callable[..., TwoStage]] = {"small": SmallTwoStage, **paper_detectors.BUILDERS}
@@ -59,13 +58,8 @@ def build(
     stored = None
     if weights != "random":
         stored = read_weights(_default(name, default) if weights == "default" else weights, published(name))
-    classes = classes or tuple(json.loads(stored.metadata.get("classes", "[]")) if stored else ())
+    classes = class_names(classes, stored, needed=name in BUILDERS)
     if name in BUILDERS:
-        if not classes:
-            raise ValueError(
-                f"weights {weights!r} do not say what their classes are called; "
-                "give the names, in order, with the setting classes"
-            )
         return Built(BUILDERS[name](len(classes), **options), classes, stored)
     outputs = ("__background__", *classes) if classes else coco_categories(name)
     columns = [i for i, output in enumerate(outputs) if output not in NO_CLASS]

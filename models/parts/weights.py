@@ -141,6 +141,21 @@ def write_weights(
     partial.replace(path)
 
 
+def class_names(given: tuple[str, ...], stored: StoredWeights | None, *, needed: bool = True) -> tuple[str, ...]:
+    """What the labels are called: the names given or, without any, those that the weights say; None: random weights.
+
+    Raises ValueError where nobody says it, unless it is not needed, as by networks whose labels have names of their
+    own: then there are none.
+    """
+    names = given or tuple(json.loads(stored.metadata.get("classes", "[]")) if stored else ())
+    if needed and not names:
+        raise ValueError(
+            f"weights {stored.source if stored else 'random'!r} do not say what their classes are called; "
+            "give the names, in order, with the setting classes"
+        )
+    return names
+
+
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(COUNTERS)}
 
