@@ -185,9 +185,9 @@ def through(layers: nn.ModuleList, x: Tensor, level: int) -> Tensor:
 
 
 def predicted(layer: nn.Conv2d, features: Sequence[Tensor], values: int) -> Tensor:
-    """What a last layer says of each anchor, level by level: (N, A, values)."""
+    """What a last layer says of each anchor, level by level: (N, A, values), float32 though layers be of bfloat16."""
     maps = [layer(x.flatten(0, 1)).unflatten(0, x.shape[:2]).flatten(1, 2) for x in features]  # (N, K * values, h, w)
-    return rows([x.unflatten(1, (-1, values)) for x in maps])
+    return rows([x.unflatten(1, (-1, values)) for x in maps]).float()
 
 
 def rows(levels: Sequence[Tensor]) -> Tensor:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +30,6 @@ from models.parts.small_detector import ASPECTS, Residual, convolution, grid_anc
 SCALES = 2  # of anchors in an octave
 POSITIVE_IOU = 0.5  # from which on an anchor is to find a box (section 3.4)
 NEGATIVE, IGNORED = -1, -2
-Name = Literal["small", "resnet50"]
 
 
 class SmallBody(nn.Module):

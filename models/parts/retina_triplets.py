@@ -18,7 +18,6 @@ from models.parts.retina_head import of_anchors
 from models.parts.retina_network import assign
 from models.parts.triplet import triplet_loss
 
-MARGIN, TRIPLETS = 0.1, 64  # m of equation 7, and how many triplets of a clip are drawn
 SHARPNESS = 8.0  # length of embeddings that are compared at one length: at 1 the soft margin calls nothing far enough
 
 
@@ -31,7 +30,7 @@ def clips_triplet_loss(
     min_iou: float,
     unit_length: bool,
 ) -> Tensor:
-    """The mean over clips of their triplets' mean loss, a scalar; triplets are drawn by torch's global generator.
+    """The mean over clips of their triplets' mean loss, a scalar; 64 of a clip are drawn by torch's global generator.
 
     anchors: (A, 4); embeddings: (N, A', E), of all frames of clips of so many frames; targets: of each frame. min_iou:
     see `known`. unit_length: whether embeddings are first made equally long, so that cosines are what is taught.
@@ -42,7 +41,7 @@ def clips_triplet_loss(
     losses = []
     for stop, length in zip(accumulate(lengths), lengths, strict=True):
         vectors, ids = zip(*shown[stop - length : stop], strict=True)
-        losses.append(triplet_loss(torch.cat(vectors), torch.cat(ids), margin=MARGIN, most=TRIPLETS))
+        losses.append(triplet_loss(torch.cat(vectors), torch.cat(ids)))
     return torch.stack(losses).mean()
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
-MARGIN = 0.1  # m of equation (7), as in section 4 of the paper
+MARGIN = 0.1  # m of equation (7), section 3.4 of the paper
+TRIPLETS = 64  # drawn for one loss (section 3.4)
 
 
 def triplet_loss(
@@ -21,7 +22,7 @@ def triplet_loss(
     ids: Tensor,
     *,
     margin: float = MARGIN,
-    most: int | None = 64,
+    most: int | None = TRIPLETS,
     generator: Generator | None = None,
 ) -> Tensor:
     """The mean loss of at most `most` triplets, a scalar; 0, with a gradient of 0, where there is none.

@@ -1,4 +1,4 @@
-"""`track_store`: RetinaTrack's online tracker (Lu et al., CVPR 2020, section 3.4): greedy, by overlap and appearance.
+"""`track_store`: RetinaTrack's online tracker (Lu et al., CVPR 2020, section 3.5): greedy, by overlap and appearance.
 
 Frame by frame: the best detections are matched to the live tracks by the similarity
 

@@ -220,7 +220,8 @@ def test_embeddings_are_looked_up_by_anchor() -> None:
 @pytest.mark.parametrize(("m3", "tensors"), [(0, 0), (1, 2), (2, 1 + 4 * LEVELS + 2), (4, 3 * (1 + 4 * LEVELS) + 2)])
 def test_the_branch_has_as_many_layers_as_it_is_told(m3: int, tensors: int) -> None:
     branch = EmbeddingBranch(CHANNELS, 5, SHAPES, LEVELS, m3).eval()
-    instances = [torch.randn(BATCH, SHAPES, CHANNELS, *cells).relu() for cells in CELLS]
+    shaken(branch)
+    instances = [x[:, None].repeat(1, SHAPES, 1, 1, 1).relu() for x in maps()]
     found = branch(instances)
     assert found.shape == (BATCH, SHAPES * 26, 5 if m3 else CHANNELS)
     kept = [name for name in branch.state_dict() if not name.endswith("num_batches_tracked")]

@@ -147,7 +147,7 @@ def test_asking_for_looks_that_are_not_there_is_refused_by_name(match_by: str) -
 
 
 def by_definition(frames: list[Detections], given: track_store.Settings) -> Ids:
-    """Section 3.4, a pair at a time; ties: the better detection, then the older track."""
+    """Section 3.5, a pair at a time; ties: the better detection, then the older track."""
     weight = {"both": given.iou_weight, "position": 1.0, "appearance": 0.0}[given.match_by]
     tracks: list[list[tuple[int, int]]] = []
     frame_of = {frame.frame_index: frame for frame in frames}
