@@ -165,8 +165,11 @@ def test_at_unit_length_only_cosines_are_taught() -> None:
     embeddings = torch.tensor([[1.0, 0], [9, 0], [1, 0], [1, 0], [1, 0]])[None]
     target = truth(([0, 0, 10, 10], 1), ([30, 30, 40, 40], 2), ([60, 60, 70, 70], 3))
     embeddings[0, 3] *= 5
+    # Of two such clips it is the mean.
     losses = [
-        float(clips_triplet_loss(ANCHORS, embeddings, [1], [target], min_iou=0.9, unit_length=unit))
+        float(
+            clips_triplet_loss(ANCHORS, embeddings.repeat(2, 1, 1), [1, 1], [target] * 2, min_iou=0.9, unit_length=unit)
+        )
         for unit in (False, True)
     ]
     # Distances to the nearest other: of the first and the last 0, of the one in the middle 4; no other positive.
@@ -208,6 +211,9 @@ def test_limits_of_what_is_given_out() -> None:
     assert all(torch.equal(first[name], rows_[:3]) for name, rows_ in frame.items()), "the best of all"
     assert torch.equal(given(min_score=0.4)["scores"], frame["scores"][frame["scores"] > 0.4])
     assert len(given(top_k=1)["boxes"]) == 2, "one of each level"
+    assert given(min_score=1.0)["embeddings"].shape == (0, 64), "of nothing too"
+    offline = given(min_score=1.0, embedding="reid", reid_weights="random")
+    assert len(offline["embeddings"]) == 0 < offline["embeddings"].shape[1]
     assert closest(given(nms_iou=0.2)) <= 0.2 < closest(frame) <= 0.6
 
 
