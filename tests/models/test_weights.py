@@ -18,7 +18,7 @@ from torchvision.models import detection
 
 from models import smot
 from models.parts import single_shot, weights
-from models.parts.weights import load_weights, read_weights, write_weights
+from models.parts.weights import StoredWeights, class_names, load_weights, read_weights, write_weights
 
 
 class Net(nn.Module):
@@ -320,3 +320,13 @@ def test_a_file_that_breaks_off_on_its_way_is_not_there() -> None:
         with pytest.raises(FileNotFoundError, match=r"could not be fetched: IncompleteRead\(5 bytes read, 95 more"):
             weights.read_weights(f"http://127.0.0.1:{server.getsockname()[1]}/w.pth")
         thread.join()
+
+
+def test_classes_are_those_given_or_those_that_the_weights_say() -> None:
+    silent, stored = (StoredWeights("net.pth", {}, said, "") for said in ({}, {"classes": '["a", "b"]'}))
+    assert class_names(("c",), stored) == class_names(("c",), None) == ("c",)
+    assert class_names((), stored) == ("a", "b")
+    assert class_names((), silent, needed=False) == class_names((), None, needed=False) == ()
+    for source, named in ((silent, "net.pth"), (None, "random")):
+        with pytest.raises(ValueError, match=f"weights '{named}' do not say what their classes are called"):
+            class_names((), source)
