@@ -243,6 +243,10 @@ def _json(source: str, split: str) -> str:
     """The json of a dataset: the source, or that of a split of the folder that it is."""
     fs, path = fsspec.core.url_to_fs(source)
     if not fs.isdir(path):
+        if not fs.exists(path):
+            raise FileNotFoundError(
+                f"{source} is not there; the catalog coco needs a dataset's json, or the folder of COCO"
+            )
         return source
     name = f"annotations/instances_{split}.json"
     if not fs.isfile(f"{path}/{name}"):
@@ -308,6 +312,8 @@ def _load(path: str) -> Any:
         content = file.read()
     try:
         return json.loads(content)
+    except UnicodeDecodeError:  # other bytes, of which the error says nothing that helps
+        raise ValueError(f"{path} is not JSON; it must be a json file in COCO's format") from None
     except ValueError as error:
         raise ValueError(f"{path} is not whole JSON: {error}") from None
 

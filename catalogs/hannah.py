@@ -40,7 +40,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from catalogs.parts import faces
-from catalogs.parts.files import IMAGES, VIDEOS, absolute, address, identity, listed
+from catalogs.parts.files import IMAGES, VIDEOS, address, folder_of, identity, listed
 from pipeline.records import VideoInfo, natural_key
 
 CLASSES = faces.CLASSES
@@ -66,11 +66,8 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
 
     Raises FileNotFoundError where there is no truth, ValueError where there are several films.
     """
-    if not source:
-        raise ValueError(f"the catalog hannah needs a folder: the one that holds the film and {FACES}")
-    source = absolute(str(source)).rstrip("/")
-    fs, root = fsspec.core.url_to_fs(source)
-    inside = fs.ls(root, detail=True) if fs.isdir(root) else []
+    fs, root = folder_of(source, "hannah", f"the film and {FACES}")
+    inside = fs.ls(root, detail=True)
     folders = [root, *sorted(entry["name"].rstrip("/") for entry in inside if entry["type"] == "directory")]
     texts = next((folder for folder in folders if fs.isfile(f"{folder}/{FACES}")), None)
     if texts is None:

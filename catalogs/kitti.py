@@ -26,7 +26,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from catalogs.parts.files import address, identity
+from catalogs.parts.files import address, folder_of, identity
 from pipeline import records
 from pipeline.records import VideoInfo
 from pipeline.schemas import TRUTH
@@ -51,10 +51,7 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
 
     Raises FileNotFoundError where it holds none of them.
     """
-    if not source:
-        raise ValueError("the catalog kitti needs a folder: the one that holds label_02")
-    fs, root = fsspec.core.url_to_fs(str(source))
-    root = root.rstrip("/")
+    fs, root = folder_of(source, "kitti", "label_02")
     looked = ["label_02", "image_02", *(f"{settings.detector}_{name.capitalize()}" for name in CLASSES)]
     inside = [
         path.rstrip("/").rsplit("/", 1)[-1]

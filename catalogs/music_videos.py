@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 
 from catalogs.parts import faces
-from catalogs.parts.files import VIDEOS, absolute, address, identity
+from catalogs.parts.files import VIDEOS, address, folder_of, identity
 from pipeline import records
 from pipeline.records import VideoInfo
 
@@ -69,10 +69,7 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
 
     Raises FileNotFoundError where truth or videos are missing, ValueError where there are two for one.
     """
-    if not source:
-        raise ValueError("the catalog music_videos needs a folder: the one that holds the videos and their truth")
-    source = absolute(str(source)).rstrip("/")
-    fs, root = fsspec.core.url_to_fs(source)
+    fs, root = folder_of(source, "music_videos", "the videos and their truth")
     entries = fs.find(root, detail=True)
     truths = _by_name({path: entry for path, entry in entries.items() if path.endswith("_gt.xml")})
     movies = _by_name({path: entry for path, entry in entries.items() if path.lower().endswith(VIDEOS)})

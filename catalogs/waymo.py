@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from catalogs.parts.files import address, identity, listed
+from catalogs.parts.files import address, folder_of, identity, listed
 from catalogs.parts.tables import of_schema
 from pipeline import records
 from pipeline.records import ImageRows, VideoInfo
@@ -72,18 +72,16 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
 
     Raises FileNotFoundError where there is no camera_image, or where camera_box, if it is there, lacks a segment.
     """
-    if not source:
-        raise ValueError("the catalog waymo needs a folder: the one that holds the splits, or camera_image")
-    fs, root = fsspec.core.url_to_fs(str(source))
-    folder = _split(fs, root.rstrip("/"), str(source), settings.split)
-    images = _segments(fs, f"{folder}/camera_image")
-    boxes = _segments(fs, f"{folder}/camera_box")
+    fs, root = folder_of(source, "waymo", "the splits, or camera_image")
+    split = _split(fs, root, str(source), settings.split)
+    images = _segments(fs, f"{split}/camera_image")
+    boxes = _segments(fs, f"{split}/camera_box")
     if not images:
-        raise FileNotFoundError(f"{folder}/camera_image holds no segment; looked for SEGMENT.parquet in it")
+        raise FileNotFoundError(f"{split}/camera_image holds no segment; looked for SEGMENT.parquet in it")
     lacking = sorted(set(images) - set(boxes))
     if boxes and lacking:
         raise FileNotFoundError(
-            f"{folder}/camera_box lacks {len(lacking)} of the {len(images)} segments of camera_image, the first "
+            f"{split}/camera_box lacks {len(lacking)} of the {len(images)} segments of camera_image, the first "
             f"{lacking[0]}; looked for {lacking[0]}.parquet"
         )
     return records.unique_ids(

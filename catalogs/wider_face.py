@@ -29,7 +29,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from catalogs.parts import faces
-from catalogs.parts.files import absolute, address, identity
+from catalogs.parts.files import address, folder_of, identity
 from pipeline import records
 from pipeline.records import VideoInfo
 
@@ -66,10 +66,7 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
 
     Raises FileNotFoundError or ValueError where a folder is not, or only in part, what the top of this file says.
     """
-    if not source:
-        raise ValueError("the catalog wider_face needs a folder: the one that holds wider_face_split and WIDER_val")
-    source = absolute(str(source)).rstrip("/")
-    fs, root = fsspec.core.url_to_fs(source)
+    fs, root = folder_of(source, "wider_face", f"wider_face_split and WIDER_{settings.split}")
     has_truth = settings.split != "test"
     ending = "bbx_gt.txt" if has_truth else "filelist.txt"
     text = f"{root}/wider_face_split/wider_face_{settings.split}_{ending}"

@@ -28,6 +28,20 @@ def absolute(uri: str) -> str:
     return address(*fsspec.core.url_to_fs(uri))
 
 
+def folder_of(source: str | None, catalog: str, holds: str) -> tuple[Any, str]:
+    """The file system of the folder that a catalog reads, and its path there, without a slash at the end.
+
+    holds: what the folder has to hold, for errors. Raises ValueError where no source is given, FileNotFoundError where
+    it is no folder.
+    """
+    if not source:
+        raise ValueError(f"the catalog {catalog} needs a folder: the one that holds {holds}")
+    files, root = fsspec.core.url_to_fs(str(source))
+    if not files.isdir(root):
+        raise FileNotFoundError(f"{source} is not a folder; the catalog {catalog} needs the one that holds {holds}")
+    return files, str(root).rstrip("/")
+
+
 def listed(files: Any, folder: str, endings: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The entries (`fs.info`) of a folder's files with such endings, by name; none where there is no such folder."""
     entries = files.ls(folder, detail=True) if files.isdir(folder) else []

@@ -136,6 +136,9 @@ def test_bad_datasets_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('{"images": [')
     with pytest.raises(ValueError, match=r"cut\.json is not whole JSON"):
         coco.read_dataset(str(tmp_path / "cut.json"))
+    (tmp_path / "video.mp4").write_bytes(b"\x00\x00\x00\x20ftypisom\xff")
+    with pytest.raises(ValueError, match=r"video\.mp4 is not JSON; it must be a json file in COCO's format$"):
+        coco.read_dataset(str(tmp_path / "video.mp4"))
     with pytest.raises(ValueError, match="is not a dataset json of COCO"):
         coco.read_dataset(written(tmp_path / "list.json", []))
     with pytest.raises(FileNotFoundError):
@@ -277,6 +280,7 @@ def test_wrong_and_partial_trees_are_refused(tmp_path: Path) -> None:
             coco.videos(str(source), coco.Settings(**given))
         return str(error.value)
 
+    assert said(tmp_path / "gone").startswith(f"{tmp_path}/gone is not there; the catalog coco needs ")
     (tmp_path / "empty").mkdir()
     assert said(tmp_path / "empty") == (
         f"{tmp_path}/empty is no folder of COCO; looked for annotations/instances_val2017.json in it"

@@ -140,7 +140,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "two films": (has_two, r"holds film\.mkv, part2\.VOB; the film must be one of them, whole"),
     "film and images": (has_both, r"holds film\.mkv, frames/; the film must be one of them"),
     "no truth": (lacks_truth, f"holds no truth of Hannah; looked for {FACES} in it and its folders"),
-    "no folder": (is_a_file, f"holds no truth of Hannah; looked for {FACES}"),
+    "no folder": (is_a_file, f"is not a folder; the catalog hannah needs the one that holds the film and {FACES}"),
 }
 
 

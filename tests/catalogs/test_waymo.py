@@ -202,6 +202,9 @@ def test_wrong_and_partial_trees_are_refused(tmp_path: Path) -> None:
     )
     (tmp_path / "empty" / "camera_image").mkdir(parents=True)
     assert said(tmp_path / "empty").endswith("camera_image holds no segment; looked for SEGMENT.parquet in it")
+    assert said(tmp_path / "gone") == (
+        f"{tmp_path}/gone is not a folder; the catalog waymo needs the one that holds the splits, or camera_image"
+    )
     with pytest.raises(ValueError, match="needs a folder"):
         waymo.videos(None, TWO)
 
