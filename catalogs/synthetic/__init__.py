@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from catalogs.parts.files import IMAGES, VIDEOS
 from catalogs.synthetic import draw
 from catalogs.synthetic.annotate import FLAGS, digest, truth_table, video_id
 from catalogs.synthetic.files import FPS, write, written_digest
@@ -68,7 +69,10 @@ class Settings:
 
 
 def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
-    """The videos of a split, made first where they are not yet there (about 4 ms a frame)."""
+    """The videos of a split, made first where they are not yet there (about 4 ms a frame).
+
+    Raises ValueError where the source is no local folder, or is somebody's videos, which would not be read.
+    """
     folder = _folder(source) / VERSION / settings.split
     count = settings.num_videos or SPLITS[settings.split]
     paths = [folder / f"{video_id(settings.split, index)}.mp4" for index in range(count)]
@@ -123,4 +127,17 @@ def _folder(source: str | None) -> Path:
     if source and "://" in source:
         raise ValueError(f"the synthetic videos are made in a local folder, not at {source}")
     cache = os.environ.get("TRACKLOOM_CACHE") or Path.home() / ".cache" / "trackloom"
-    return Path(source or cache).expanduser()
+    folder = Path(source or cache).expanduser()
+    if source and _holds_videos(folder):
+        raise ValueError(
+            f"the catalog synthetic makes its own videos and would not read {source.splitlines()[0]}; "
+            "--catalog folder reads videos of yours, none at all puts these into the cache"
+        )
+    return folder
+
+
+def _holds_videos(source: Path) -> bool:
+    """Whether this is somebody's videos, by files or a folder or a glob of them, not a place to put these into."""
+    if source.is_dir():
+        return any(path.suffix.lower() in (*VIDEOS, *IMAGES) for path in source.iterdir())
+    return source.exists() or any(sign in str(source) for sign in "\n*?[")

@@ -102,6 +102,19 @@ def test_lists_what_the_catalog_contract_asks_for(listed: list[VideoInfo]) -> No
     assert keys == sorted(set(keys))
 
 
+def test_videos_of_others_are_not_taken_for_a_place_to_write(tmp_path: Path) -> None:
+    """Whoever names videos of theirs would else be given scores of ours, and files beside theirs."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "a.MP4").touch()
+    for source in (mine, mine / "a.MP4", f"{mine}/*.MP4", f"{mine}/a.MP4\n{mine}/b.MP4"):
+        with pytest.raises(ValueError, match=r"would not read .*mine.*; --catalog folder reads videos of yours"):
+            synthetic.videos(str(source), synthetic.Settings(num_videos=1))
+    assert [path.name for path in mine.iterdir()] == ["a.MP4"]
+    (listed,) = synthetic.videos(str(tmp_path), synthetic.Settings(num_videos=1))  # beside folders they may lie
+    assert Path(listed.uri).is_relative_to(tmp_path / "synthetic-v1")
+
+
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_files_decode_to_what_was_drawn(listed: list[VideoInfo], index: int) -> None:
     drawn, table = synthetic.render("test", index)
