@@ -42,7 +42,7 @@ UNIT = (  # in [0, 1]
     "nms_iou",
     "reid_score",
 )
-COUNTS = (  # at least 1
+COUNTS = (  # at least 1, an input_side more: see `LEAST_SIDES`
     "input_side",
     "num_anchors",
     "looks",
@@ -52,7 +52,7 @@ COUNTS = (  # at least 1
     "reid_every",
     "batch_frames",
 )
-LEAST_SIDES = {"ssd300_vgg16": 300}  # px; of less nothing is left for its last map
+LEAST_SIDES = {"ssd300_vgg16": 300}  # px; of less nothing is left for its last map; 32 of the others
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Settings:
                 raise ValueError(f"smot.{name} is {value}; it must be between 0 and 1")
         for name in COUNTS:
             value = getattr(self, name)
-            least = LEAST_SIDES.get(self.detector, 1) if name == "input_side" else 1
+            least = LEAST_SIDES.get(self.detector, 32) if name == "input_side" else 1
             if value is not None and value < least:
                 raise ValueError(f"smot.{name} is {value}; it must be at least {least}")
         if self.weighting == "max" and (self.num_anchors or 1) > 1:

@@ -32,7 +32,7 @@ from models.parts.two_stage import Features, TwoStage
 GIVES = frozenset({"tracklet_id"})
 
 UNIT = ("sigma_det", "sigma_active", "track_nms_iou", "max_new_iou", "reid_iou", "min_score", "nms_iou")  # in [0, 1]
-COUNTS = ("reid_frames", "batch_frames", "input_side", "camera_side")  # at least 1
+LEAST = {"reid_frames": 1, "batch_frames": 1, "input_side": 32, "camera_side": 1}
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"tracktor.{name} is {value}; it must be between 0 and 1")
-        for name in COUNTS:
+        for name, least in LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"tracktor.{name} is {value}; it must be at least 1")
+            if value is not None and value < least:
+                raise ValueError(f"tracktor.{name} is {value}; it must be at least {least}")
         if self.patience < 0:
             raise ValueError(f"tracktor.patience is {self.patience}; it must be at least 0")
         if not 0 <= self.reid_distance <= 2:
@@ -112,6 +112,8 @@ def build(settings: Settings) -> Model:
         if network is None or not beside:  # a ReID network that the file holds too is of no use
             tensors = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(reid.PREFIX)}
             stored = replace(stored, tensors=tensors)
+        elif any(name.startswith(reid.PREFIX) for name in stored.tensors):
+            reid.own_tensors(network, stored)  # says so where it is of another kind
         model.weights = weights.load_weights(model.network, stored, extras=model.extras)
         if network is not None and beside:
             network.trained = not model.weights.missing

@@ -144,7 +144,7 @@ def build(kind: Kind, weights: str = "default") -> Reid:
 def own_tensors(reid: Reid, stored: StoredWeights) -> dict[str, Tensor]:
     """What a file holds of the network, by the network's own names: its tensors or, beside others', those of `reid.`.
 
-    Raises ValueError where it holds nothing of it.
+    Raises ValueError where it holds nothing of it, or a network of another kind.
     """
     beside = {key.removeprefix(PREFIX): tensor for key, tensor in stored.tensors.items() if key.startswith(PREFIX)}
     alone = {key: tensor for key, tensor in stored.tensors.items() if key in reid.state_dict()}
@@ -153,7 +153,20 @@ def own_tensors(reid: Reid, stored: StoredWeights) -> dict[str, Tensor]:
             f"weights {stored.source} hold no re-identification network: no tensor's name begins with {PREFIX!r}, "
             f"and none is called like those of reid {reid.kind}, such as {min(reid.state_dict())!r}"
         )
-    return beside or alone
+    found = beside or alone
+    for other in KINDS:
+        if not found.keys() <= reid.state_dict().keys() and found.keys() <= _names(other):
+            raise ValueError(
+                f"weights {stored.source} hold reid {other!r}, not {reid.kind!r}; "
+                f"give a file of that with reid_weights, or take reid {other!r}"
+            )
+    return found
+
+
+def _names(kind: Kind) -> set[str]:
+    """How the tensors of a network of this kind are called; a file may lack some, such as counters of batches."""
+    with torch.device("meta"):
+        return set(Reid(kind).state_dict())
 
 
 @dataclass(frozen=True)

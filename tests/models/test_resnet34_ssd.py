@@ -167,7 +167,7 @@ def test_what_cannot_be_built_is_refused(given: dict[str, str], message: str) ->
             r"smot\.backbone_weights is 'IMAGENET1K_V1'; it is for smot\.detector 'resnet34_fpn_ssd'",
         ),
         ({"backbone_weights": "x", "detector": smot.PAPER}, r"smot\.weights 'random', not for .* and 'default'"),
-        ({"input_side": 0}, r"smot\.input_side is 0; it must be at least 1"),
+        ({"input_side": 31}, r"smot\.input_side is 31; it must be at least 32"),
         ({"input_side": 256, "detector": "ssd300_vgg16"}, r"smot\.input_side is 256; it must be at least 300"),
     ],
 )

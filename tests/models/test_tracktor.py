@@ -344,7 +344,7 @@ def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
 
 
 def test_weights_of_another_reid_network_are_refused(stored: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="belong to another network"):
+    with pytest.raises(ValueError, match=r"hold reid 'small', not 'resnet50'; give a file of .*reid_weights"):
         tracktor.build(Settings(weights=str(stored["both"]), reid="resnet50"))
     with pytest.raises(FileNotFoundError, match=r"no-such-file\.safetensors"):
         tracktor.build(Settings(weights=str(stored["both"]), reid="small", reid_weights="no-such-file.safetensors"))
