@@ -111,7 +111,9 @@ def check_model_and_linker(recipe: Recipe) -> None:
     """Raises ValueError where either has no such settings, or the linker needs what the model does not give."""
     model = load("model", recipe.model)
     chosen = settings(model.Settings, recipe.model_settings, f"model {recipe.model}")
-    check_linker(recipe, getattr(chosen, "gives", model.GIVES), f"model {recipe.model}")
+    gives = getattr(chosen, "gives", None)
+    who = f"model {recipe.model}" if gives is None else f"model {recipe.model} with these settings"
+    check_linker(recipe, model.GIVES if gives is None else gives, who)
 
 
 def check_linker(recipe: Recipe, evidence: frozenset[str], who: str) -> None:
@@ -125,7 +127,7 @@ def check_linker(recipe: Recipe, evidence: frozenset[str], who: str) -> None:
     lacking = (linker.NEEDS | getattr(chosen, "needs", frozenset())) - evidence
     if lacking:
         given = ", ".join(sorted(evidence)) or "boxes, scores and labels only"
-        by_settings = "" if linker.NEEDS - evidence else "change its settings, or "
+        by_settings = "" if linker.NEEDS - evidence else f"change the settings of linker {recipe.linker}, or "
         others = ", ".join(name for name in linkers_for(evidence) if name != recipe.linker)
         raise ValueError(
             f"linker {recipe.linker} needs {', '.join(sorted(lacking))}; {who} gives {given}; {by_settings}choose "

@@ -39,7 +39,7 @@ class Line:
     def _text(self, count: int, total: int, elapsed: float) -> str:
         text = f"{self.stage} {count}/{total} {UNITS.get(self.stage, 'shards')}"
         if self.stage == "detect":
-            text += f" | {self.frames:,} frames | {self.frames / elapsed:,.0f} fps"
+            text += f" | {self.frames:,} frame{'s' * (self.frames != 1)} | {self.frames / elapsed:,.0f} fps"
             if count < total:
                 left = elapsed / max(count - self.first, 1) * (total - count)
                 text += f" | {int(left // 60)}:{int(left % 60):02d} left"

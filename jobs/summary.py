@@ -46,7 +46,7 @@ def summary(run: Run, page: str | None = None) -> str:
     found = [f"{frames:,} frames"] if frames else []
     found.append(f"{boxes:,} boxes detected")
     if tracks is not None:
-        found.append(f"{tracks:,} tracks of {_tracked(run)}")
+        found.append(f"{tracks:,} track{'s' * (tracks != 1)} of {_tracked(run)}")
     lines.append(
         f"{counts['ok']} video{'s' * (counts['ok'] != 1)} ok, {counts['partial']} partial, {counts['failed']} failed; "
         + ", ".join(found)

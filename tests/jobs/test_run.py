@@ -156,7 +156,8 @@ BAD_COMMANDS = {
             *("run", "{videos}", "--model", "plug_and_play", "--set", "model.moves=false"),
             *("--linker", "seq_nms", "--set", "linker.links=moves"),
         ],
-        "linker seq_nms needs moves; model plug_and_play gives boxes, scores and labels only",
+        "linker seq_nms needs moves; model plug_and_play with these settings gives boxes, scores and labels only; "
+        "change the settings of linker seq_nms, or choose another linker: ",
     ),
     "a setting of another verb": (["link", "{given}", "--set", "model.k=1"], "names no setting that counts here"),
     "more networks than fit": (
