@@ -98,7 +98,7 @@ def read_weights(source: str, published: Mapping[str, str] | None = None) -> Sto
     shipped in models/weights, a path, or any fsspec URL.
     """
     published = published or {}
-    shipped = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
+    shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.safetensors"))}
     location = str(_fetch(source, published[source]) if source in published else shipped.get(source, source))
     try:
         # http by the standard library: fsspec's needs one more package for it
