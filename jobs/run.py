@@ -39,6 +39,7 @@ from jobs.progress import Line
 from jobs.report import write_report
 from jobs.summary import exit_code, summary
 from pipeline import flow
+from pipeline.config import load
 
 
 def run(
@@ -67,6 +68,8 @@ def run(
     table says which and why.
     """
     takes = (*OF_DETECTION, *OF_LINKING)
+    if recipe is None and model is not None:
+        linker = linker or load("model", model).LINKER
     chosen = recipe_of(
         recipe, settings, takes, source, catalog=catalog, model=model, linker=linker, clip_frames=clip_frames
     )  # fmt: skip

@@ -5,6 +5,7 @@ What a file of this folder holds (`tests/models/test_models.py` asks it of all o
 Settings    a frozen dataclass; ValueError for values that make no sense
 GIVES       the evidence beyond boxes, scores and labels that its frames have; Settings whose frames have less say so
             in a property `gives`
+LINKER      the linker that makes tracks of its frames where nobody says which
 build       (Settings) -> Model, in eval mode; ValueError or FileNotFoundError where it cannot be
 
 and what a Model, a `nn.Module`, has:

@@ -29,6 +29,7 @@ from models.parts.track_branch import TrackBranch, Tracks, averaged, in_both, tr
 from models.parts.two_stage import Features
 
 GIVES = frozenset({"class_scores", "moves"})
+LINKER = "tubes"
 
 Backbone = Literal["small", "resnet50", "resnet101", "resnext101_32x4d", "inception_v4"]
 Frame = dict[str, "Tensor | dict[str, Tensor | int]"]

@@ -41,6 +41,7 @@ from models.parts.tracking_first import Moves, Rows, Rules
 from models.parts.two_stage import Features, TwoStage
 
 GIVES = frozenset({"moves"})
+LINKER = "seq_nms"
 
 PAPERS = ("hrnet_w32", "resnext101_fpn_dcn")
 MIN_SCORE, NMS_IOU = 0.03, 0.45  # of the papers' detectors (sections 6.2 and 6.4)

@@ -34,6 +34,7 @@ from models.parts.retina_triplets import clips_triplet_loss
 from models.parts.single_shot import TorchvisionDetector
 
 GIVES = frozenset({"embeddings"})
+LINKER = "track_store"
 
 OWN = ("small", "resnet50")
 EMBEDDING_SIZES = {"small": 64, "resnet50": 256}

@@ -29,6 +29,7 @@ from models.parts.single_shot import TorchvisionDetector
 from models.parts.small_detector import SmallDetector
 
 GIVES = frozenset({"tracklet_id"})
+LINKER = "keep"
 PAPER: Final = "resnet34_fpn_ssd"
 FLOW_SIDES = {"farneback": 256, "raft_small": 1024}  # px (section 6.1), where RAFT has the place of PWC-Net
 

@@ -37,6 +37,7 @@ from models.parts.tracklets import Seen, Tracklets, associate, no_tracklets, res
 from models.parts.two_stage import Dense, Features, Regions, TwoStage
 
 GIVES = frozenset({"tracklet_id", "class_scores"})
+LINKER = "keep"
 DEFAULT_WEIGHTS = "tracklet-rcnn-synthetic-v1"  # of the small detector
 PAPER_DETECTORS = ("resnet50", "resnet101")
 # The small network's counterparts of conv3 to conv5, and of FGFA's embedding network.

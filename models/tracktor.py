@@ -30,6 +30,7 @@ from models.parts.reid import Reid
 from models.parts.two_stage import Features, TwoStage
 
 GIVES = frozenset({"tracklet_id"})
+LINKER = "keep"
 
 UNIT = ("sigma_det", "sigma_active", "track_nms_iou", "max_new_iou", "reid_iou", "min_score", "nms_iou")  # in [0, 1]
 LEAST = {"reid_frames": 1, "batch_frames": 1, "input_side": 32, "camera_side": 1}

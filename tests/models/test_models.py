@@ -152,6 +152,11 @@ def test_what_it_gives_is_evidence(module: ModuleType) -> None:
     assert set(EVIDENCE) >= module.GIVES
 
 
+def test_its_linker_can_work_with_what_it_gives(module: ModuleType) -> None:
+    linker = load("linker", module.LINKER)
+    assert linker.NEEDS | getattr(linker.Settings(), "needs", frozenset()) <= module.GIVES
+
+
 def test_classes_must_be_known(module: ModuleType) -> None:
     with pytest.raises(ValueError, match="classes"):
         module.build(module.Settings(weights="random"))
