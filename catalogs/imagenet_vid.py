@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 import posixpath
-import xml.etree.ElementTree as ElementTree
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ import scipy.io
 from numpy.typing import NDArray
 from scipy.io.matlab import MatReadError
 
+from catalogs.parts import imagenet
 from catalogs.parts.files import absolute, address, identity
 from catalogs.parts.tables import of_schema
 from pipeline import records
@@ -36,39 +36,7 @@ from pipeline.boxes import area
 from pipeline.records import VideoInfo
 from pipeline.schemas import TRUTH
 
-WORDNET_IDS = {  # of the classes, in the development kit's order (map_vid.txt)
-    "n02691156": "airplane",
-    "n02419796": "antelope",
-    "n02131653": "bear",
-    "n02834778": "bicycle",
-    "n01503061": "bird",
-    "n02924116": "bus",
-    "n02958343": "car",
-    "n02402425": "cattle",
-    "n02084071": "dog",
-    "n02121808": "domestic_cat",
-    "n02503517": "elephant",
-    "n02118333": "fox",
-    "n02510455": "giant_panda",
-    "n02342885": "hamster",
-    "n02374451": "horse",
-    "n02129165": "lion",
-    "n01674464": "lizard",
-    "n02484322": "monkey",
-    "n03790512": "motorcycle",
-    "n02324045": "rabbit",
-    "n02509815": "red_panda",
-    "n02411705": "sheep",
-    "n01726692": "snake",
-    "n02355227": "squirrel",
-    "n02129604": "tiger",
-    "n04468005": "train",
-    "n01662784": "turtle",
-    "n04530566": "watercraft",
-    "n02062744": "whale",
-    "n02391049": "zebra",
-}
-CLASSES = tuple(WORDNET_IDS.values())
+CLASSES = imagenet.CLASSES
 FLAGS = ("occluded", "generated")  # of the annotations: behind something; put there between frames that a person saw
 NEAR = 10  # frames either side whose boxes motion_iou looks at
 
@@ -183,7 +151,7 @@ def read_validation(folder: str) -> Validation:
     return Validation(
         spans=spans,
         first=np.concatenate([[0], np.cumsum(sizes)]),
-        boxes=_continuous(np.concatenate([part.reshape(4, -1).T for part in boxes[order]])),
+        boxes=imagenet.continuous(np.concatenate([part.reshape(4, -1).T for part in boxes[order]])),
         labels=np.concatenate([part.ravel() for part in labels[order]]).astype(np.int64) - 1,
         motion=np.concatenate([part.ravel() for part in motion[order]]),
     )
@@ -196,15 +164,15 @@ def read_annotations(folder: str, video_id: str) -> pa.Table:
     rows: list[tuple[int, int, int]] = []  # frame, track, label
     corners, flags = [], []
     for frame, path in enumerate(frames):
-        for thing in _parsed(fs, path).iter("object"):
-            name = _text(thing, "name", path)
-            if name not in WORDNET_IDS:
+        for thing in imagenet.parsed(fs, path).iter("object"):
+            name = imagenet.text(thing, "name", path)
+            if name not in imagenet.WORDNET_IDS:
                 raise ValueError(f"{path} has an object {name!r}, which is none of ImageNet VID's 30 classes")
-            rows.append((frame, _number(thing, "trackid", path) + 1, CLASSES.index(WORDNET_IDS[name])))
-            corners.append([_number(thing, f"bndbox/{side}", path) for side in ("xmin", "ymin", "xmax", "ymax")])
+            rows.append((frame, imagenet.number(thing, "trackid", path) + 1, CLASSES.index(imagenet.WORDNET_IDS[name])))
+            corners.append(imagenet.corners(thing, path))
             flags.append([flag for flag in FLAGS if thing.findtext(flag) == "1"])
     frame_of, track, label_of = np.array(rows, np.int64).reshape(-1, 3).T
-    boxes = _continuous(np.array(corners, np.float64).reshape(-1, 4))
+    boxes = imagenet.continuous(np.array(corners, np.float64).reshape(-1, 4))
     motion = motion_iou(frame_of, track, boxes)
     return _table(video_id, frame_of, label_of, boxes, motion, track, flags)
 
@@ -257,7 +225,7 @@ def _dataset(fs: Any, root: str, settings: Settings) -> Iterator[VideoInfo]:
             kind="images" if images else "rows",
             identity=identity([*images.get(name, []), *texts.get(name, [])]),
             truth_uri=address(fs, f"{annotations}/{name}") if texts else None,
-            size=_size(fs, str(texts[name][0]["name"])) if texts else None,
+            size=imagenet.size(fs, str(texts[name][0]["name"])) if texts else None,
         )
 
 
@@ -287,34 +255,6 @@ def _listed(fs: Any, path: str, split: str) -> list[str]:
     return sorted({folder if last.isdigit() else f"{folder}{slash}{last}" for folder, slash, last in names})
 
 
-def _size(fs: Any, path: str) -> tuple[int, int]:
-    """(height, width) of a frame, from its annotation."""
-    size = _parsed(fs, path)
-    return _number(size, "size/height", path), _number(size, "size/width", path)
-
-
-def _parsed(fs: Any, path: str) -> ElementTree.Element:
-    """The root of an XML file."""
-    try:
-        return ElementTree.fromstring(fs.cat_file(path))
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path} is not whole XML: {error}") from None
-
-
-def _text(element: ElementTree.Element, name: str, path: str) -> str:
-    text = element.findtext(name)
-    if text is None:
-        raise ValueError(f"{path}: <{element.tag}> lacks {name}; is this an annotation of ImageNet VID?")
-    return text.strip()
-
-
-def _number(element: ElementTree.Element, name: str, path: str) -> int:
-    text = _text(element, name, path)
-    if not text.isdigit():
-        raise ValueError(f"{path}: {name} is {text!r}; it must be a whole number from 0")
-    return int(text)
-
-
 def _matlab(fs: Any, path: str, names: tuple[str, ...]) -> dict[str, Array]:
     """The arrays of a MATLAB file; raises ValueError where it is none, or lacks one."""
     file: Any = io.BytesIO(fs.cat_file(path))
@@ -326,11 +266,6 @@ def _matlab(fs: Any, path: str, names: tuple[str, ...]) -> dict[str, Array]:
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; it must be the file of that name of FGFA's evaluation")
     return found
-
-
-def _continuous(boxes: Array) -> Array:
-    """Corners in whole pixels, the last one included (N, 4) -> float32 xyxy."""
-    return (boxes + np.array([0.0, 0.0, 1.0, 1.0])).astype(np.float32)
 
 
 def _table(

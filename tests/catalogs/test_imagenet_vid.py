@@ -14,6 +14,7 @@ import scipy.io
 
 from catalogs import imagenet_vid
 from catalogs.imagenet_vid import BOXES, CLASSES, LIST, MOTION, Settings
+from catalogs.parts.imagenet import WORDNET_IDS
 from pipeline import scoring
 from pipeline.boxes import iou
 from pipeline.schemas import TRACKS, TRUTH
@@ -60,6 +61,12 @@ def test_the_dataset_is_listed(dataset: Path) -> None:
     assert (a.uri, a.truth_uri) == (str(dataset / "Data/VID/val/a"), str(dataset / "Annotations/VID/val/a"))
     (c,) = imagenet_vid.videos(str(dataset), Settings(split="train"))
     assert (c.video_id, c.uri) == ("part/c", str(dataset / "Data/VID/train/part/c"))
+    table = imagenet_vid.truth(c)
+    assert table is not None
+    assert table.select(["video_id", "class_name", "track_id", "x2"]).to_pylist() == [
+        {"video_id": "part/c", "class_name": "dog", "track_id": 1, "x2": 20},
+        {"video_id": "part/c", "class_name": "fox", "track_id": 2, "x2": 110},
+    ]
     (d,) = imagenet_vid.videos(str(dataset), Settings(split="test"))
     assert (d.truth_uri, imagenet_vid.truth(d)) == (None, None)
 
@@ -243,7 +250,7 @@ def test_the_real_validation_truth_has_its_numbers(data: Path, validation: pa.Ta
     boxes = np.stack([validation[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1).astype(np.float64)
     assert scoring.detection.min_iou(boxes, 10.0) == pytest.approx(asked, abs=1e-12)
     lines = [line.split() for line in (data / "imagenet_vid" / "map_vid.txt").read_text().splitlines()]
-    assert {name: label for name, _, label in lines} == imagenet_vid.WORDNET_IDS
+    assert {name: label for name, _, label in lines} == WORDNET_IDS
     assert [label for _, _, label in lines] == list(CLASSES)
 
 
