@@ -13,14 +13,16 @@ import urllib.error
 import urllib.request
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import fsspec
 import safetensors.torch
 import torch
+import torchvision
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -41,12 +43,24 @@ class StoredWeights:
 
 @dataclass(frozen=True)
 class Report:
-    """What was loaded: where it came from, its digest, how many tensors, and the extras that it holds nothing of."""
+    """What was loaded: where it came from, its digest, how many tensors, and the extras that it holds nothing of.
+
+    resize: how large the frames were that they were trained on, as keywords of `records.Resize`; None: it is not said.
+    """
 
     source: str
     digest: str
     num_tensors: int
     missing: tuple[str, ...] = ()
+    resize: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Begun(Report):
+    """What a training begins with: the names of the tensors that were loaded, and of those that begin anew."""
+
+    loaded: tuple[str, ...] = ()
+    anew: tuple[str, ...] = ()
 
 
 def load_weights(
@@ -64,14 +78,10 @@ def load_weights(
     filled then.
     """
     stored = read_weights(weights, published) if isinstance(weights, str) else weights
-    missing = tuple(name for name in extras if not any(key.startswith(f"{name}.") for key in stored.tensors))
+    missing = tuple(name for name in extras if not _any_of(name, stored.tensors))
     present = {name: extra for name, extra in extras.items() if name not in missing}
     wanted = _named_tensors(network, present)
-    given = {
-        name if name in wanted else _name_today(name): tensor
-        for name, tensor in stored.tensors.items()
-        if not name.endswith(COUNTERS)
-    }
+    given, resize = _given(stored, wanted), _resize(stored)
     for names, problem in (
         (wanted.keys() - given.keys(), "lack {} of the network's tensors"),
         (given.keys() - wanted.keys(), "hold {} that the network does not have"),
@@ -88,16 +98,68 @@ def load_weights(
     network.load_state_dict({name: given[name] for name in _tensors(network)}, strict=False)
     for part, extra in present.items():
         extra.load_state_dict({name: given[f"{part}.{name}"] for name in _tensors(extra)}, strict=False)
-    return Report(stored.source, stored.digest, len(given), tuple(name for name in missing if _tensors(extras[name])))
+    missing = tuple(name for name in missing if _tensors(extras[name]))
+    return Report(stored.source, stored.digest, len(given), missing, resize)
+
+
+def begin_with(
+    network: nn.Module, weights: str | StoredWeights, extras: Mapping[str, nn.Module] = MappingProxyType({})
+) -> Begun:
+    """Fills what it can of a network to be trained with the weights of one that knows other classes or lacks parts.
+
+    A tensor begins anew, which is as the network was built, where the file has none of its name, as of a tracker that a
+    detector has not, or one of another number of rows, as the outputs of other classes are. A layer of another width is
+    not taken for that, for then the next one has other inputs. What the network has no place for is passed over. Rows
+    are never moved: each head orders classes, anchors and the background in its own way, and what tells classes apart
+    lies mostly before it; where as many classes have other names, they begin as each other.
+
+    weights: as of `read_weights`, or some that were read before. Raises FileNotFoundError where there is no such file,
+    ValueError where it cannot be read, a tensor of the name has another shape, or less than half of the network is
+    known by name: of its numbers, since of names batch norms, which hold next to nothing, have the most. Nothing is
+    filled then.
+    """
+    stored = read_weights(weights) if isinstance(weights, str) else weights
+    wanted = _named_tensors(network, extras)
+    given, resize = _given(stored, wanted), _resize(stored)
+    given = {name: tensor for name, tensor in given.items() if name in wanted}
+    own = _tensors(network)
+    known, size = (sum(own[name].numel() for name in names) for names in (own.keys() & given.keys(), own))
+    if 2 * known < size:
+        raise ValueError(
+            f"weights {stored.source} know {100 * known // size} % of the network by name, and less than half is too "
+            "little to begin with; they belong to another network"
+        )
+    for name, tensor in given.items():
+        shape, its_shape = tuple(tensor.shape), tuple(wanted[name].shape)
+        if (len(shape), shape[1:]) != (len(its_shape), its_shape[1:]):
+            raise ValueError(
+                f"weights {stored.source} hold {name!r} of shape {shape}, the network's is {its_shape}; only outputs, "
+                "the first of these numbers, may differ as classes do: they belong to another network"
+            )
+    loaded = {name: tensor for name, tensor in given.items() if tensor.shape == wanted[name].shape}
+    network.load_state_dict({name: loaded[name] for name in own.keys() & loaded.keys()}, strict=False)
+    for part, extra in extras.items():
+        theirs = {name: loaded[key] for name in _tensors(extra) if (key := f"{part}.{name}") in loaded}
+        extra.load_state_dict(theirs, strict=False)
+    return Begun(
+        stored.source,
+        stored.digest,
+        len(loaded),
+        tuple(part for part, extra in extras.items() if _tensors(extra) and not _any_of(part, loaded)),
+        resize,
+        loaded=tuple(sorted(loaded)),
+        anew=tuple(sorted(wanted.keys() - loaded.keys())),
+    )
 
 
 def read_weights(source: str, published: Mapping[str, str] | None = None) -> StoredWeights:
     """Reads safetensors, or a state dict that torch saved (also under the keys `model` or `state_dict`).
 
-    source: a key of `published` (name -> URL, kept in torch's hub folder once fetched), the name of a file that is
-    shipped in models/weights, a path, or any fsspec URL.
+    source: a key of `published` (name -> URL, kept in torch's hub folder once fetched), torchvision's full name of any
+    of its weights, such as FasterRCNN_ResNet50_FPN_Weights.COCO_V1, the name of a file that is shipped in
+    models/weights, a path, or any fsspec URL.
     """
-    published = published or {}
+    published = {**(published or {}), **_torchvisions(source)}
     shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.safetensors"))}
     location = str(_fetch(source, published[source]) if source in published else shipped.get(source, source))
     try:
@@ -169,12 +231,56 @@ def _named_tensors(network: nn.Module, extras: Mapping[str, nn.Module]) -> dict[
     return tensors
 
 
+def _resize(stored: StoredWeights) -> Mapping[str, Any] | None:
+    """What a file says under "resize", JSON such as {"short_side": 256}; ValueError where that is no size."""
+    said = stored.metadata.get("resize")
+    if said is None:
+        return None
+    wrong = f"weights {stored.source} say resize {said}; it must be JSON of size [height, width] or sides in pixels"
+    try:
+        found = json.loads(said)
+    except ValueError:
+        raise ValueError(wrong) from None
+    kinds = {"size": 2, "short_side": 1, "long_side": 1}  # how many numbers each has
+    if not isinstance(found, dict) or not found.keys() <= kinds.keys() or {"size"} < found.keys():
+        raise ValueError(wrong)
+    for name, value in found.items():
+        sides = value if isinstance(value, list) else [value]
+        if len(sides) != kinds[name] or not all(type(side) is int and side > 0 for side in sides):
+            raise ValueError(wrong)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+def _given(stored: StoredWeights, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The stored tensors by the names that the network has for them today."""
+    return {
+        name if name in wanted else _name_today(name): tensor
+        for name, tensor in stored.tensors.items()
+        if not name.endswith(COUNTERS)
+    }
+
+
+def _any_of(part: str, names: Iterable[str]) -> bool:
+    """Whether one of the names in a file is of this extra."""
+    return any(name.startswith(f"{part}.") for name in names)
+
+
 def _name_today(name: str) -> str:
     """What torchvision calls a tensor today that the COCO weights published before its version 0.13 call `name`."""
     name = re.sub(r"\b(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
     name = re.sub(r"\b(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
     old = re.search(r"^(head\.\w+_head\.conv)\.(\d+)\.(weight|bias)$", name)  # RetinaNet's, with its ReLUs between
     return f"{old[1]}.{int(old[2]) // 2}.0.{old[3]}" if old else name
+
+
+def _torchvisions(name: str) -> dict[str, str]:
+    """Torchvision's full name of weights, and their URL; nothing where it has none of that name."""
+    if "_Weights." not in name:
+        return {}
+    try:
+        return {name: torchvision.models.get_weight(name).url}
+    except (ValueError, KeyError):  # no such network, and none of that name for it
+        return {}
 
 
 def _fetch(name: str, url: str) -> Path:
