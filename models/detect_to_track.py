@@ -345,8 +345,8 @@ class Model(nn.Module):
 
         clips: uint8 (T, 3, H, W) each; targets: for each frame of each clip boxes (M, 4), labels (M,), track_ids (M,),
         -1 where unknown, and optionally ignore (M,). `track` is the loss of every two frames that follow each other in
-        a clip (a still image is sent as a clip of itself twice; section 5.2), on objects that are in both; clips of one
-        frame alone have none.
+        a clip (a still image is sent as a clip of itself twice; section 5.2), on objects that are in both; with clips
+        of one frame alone it is 0.
         """
         frames, wanted = torch.cat(list(clips)), [target for of_clip in targets for target in of_clip]
         levels = self.detector.features(frames)
@@ -356,12 +356,16 @@ class Model(nn.Module):
         for clip_frames in clips:
             first += list(range(last + 1, last + len(clip_frames)))
             last += len(clip_frames)
-        if self.settings.track and first:
+        if not self.settings.track:
+            return losses
+        start = end = deltas = maps.deltas.new_zeros(0, 4)
+        if first:
             here, there = torch.tensor(first, device=frames.device), torch.tensor(first, device=frames.device) + 1
             track_maps = self.track_maps(*chosen(levels, maps, here), *chosen(levels, maps, there))
             starts, ends = zip(*(in_both(wanted[i], wanted[i + 1]) for i in first), strict=True)
+            start, end = torch.cat(starts), torch.cat(ends)
             deltas = self.track_branch(track_maps, starts, 1 / self.detector.configuration.stride)
-            losses["track"] = track_loss(deltas, torch.cat(starts), torch.cat(ends), TRACKS)
+        losses["track"] = track_loss(deltas, start, end, TRACKS)  # asked even of nothing: see `workers`
         return losses
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from models.parts.embeddings import Embeddings
 from models.parts.tracking_loss import Negatives, tracking_loss
 from models.parts.two_stage import Dense, Features, Regions, TwoStage
+from models.parts.workers import over_workers
 
 
 def losses(
@@ -54,6 +55,7 @@ def losses(
     found |= detector.region_losses([proposed[frame] for frame in taught], of_taught)
     if embeddings:
         found |= {"track_anchor": embeddings.nothing(), "track_region": embeddings.nothing()}
+        num_pairs = over_workers(torch.tensor(len(pairs), device=dense.anchors.device))
         for first, second in pairs:
             of_pair = tracking_losses(
                 embeddings,
@@ -65,7 +67,7 @@ def losses(
                 negatives,
             )
             for name, loss in of_pair.items():
-                found[name] = found[name] + loss / len(pairs)
+                found[name] = found[name] + loss / num_pairs
     return found
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from models.parts.box_deltas import BoxDeltas
+from models.parts.workers import over_workers
 
 FOREGROUND_IOU = 0.5  # section 3.3
 IGNORED_SHARE = 0.5  # a box that lies so far inside an ignored one teaches nothing
@@ -83,10 +84,8 @@ def region_losses(
     counts = outputs != IGNORED
     if num_hardest is not None:
         counts &= hardest(of_class + of_box, [len(one) for one in boxes], num_hardest)
-    return {
-        "class": of_class[counts].sum() / counts.sum().clamp(min=1),
-        "box": of_box[counts].sum() / (counts & foreground).sum().clamp(min=1),
-    }
+    num_counted, num_foreground = over_workers(torch.stack([counts.sum(), (counts & foreground).sum()]))
+    return {"class": of_class[counts].sum() / num_counted, "box": of_box[counts].sum() / num_foreground}
 
 
 def hardest(losses: Tensor, sizes: Sequence[int], count: int) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
@@ -19,8 +20,10 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_p
 from models.parts.box_deltas import BoxDeltas
 from models.parts.region_losses import mostly_inside
 from models.parts.two_stage import Dense
+from models.parts.workers import over_workers
 
 BACKGROUND, UNCOUNTED = 0.0, -1.0  # torchvision's labels of anchors; 1 is an object
+BETA = 1 / 9  # torchvision's, where smooth L1 of a delta turns from a square into a line
 
 
 def dense(rpn: RegionProposalNetwork, maps: Sequence[Tensor], size: tuple[int, int], multiple: int = 32) -> Dense:
@@ -51,6 +54,9 @@ def dense(rpn: RegionProposalNetwork, maps: Sequence[Tensor], size: tuple[int, i
 def anchor_losses(rpn: RegionProposalNetwork, dense: Dense, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Torchvision's losses `objectness` and `anchor_box`, each a scalar, on anchors drawn by torch's global generator.
 
+    Each is a sum over the drawn anchors by their number, which torchvision counts on each worker by itself; workers
+    draw as many as one would, but others (see `workers`).
+
     targets: a frame's boxes (M, 4), and optionally ignore (M,). Truth to ignore is no aim, and background anchors that
     lie mostly inside it teach nothing. Both losses are 0 where no anchor counts.
     """
@@ -62,7 +68,9 @@ def anchor_losses(rpn: RegionProposalNetwork, dense: Dense, targets: Sequence[di
         label[mostly_inside(dense.anchors, target["boxes"][ignore]) & (label == BACKGROUND)] = UNCOUNTED
         labels.append(label)
         aims.append(dense.coder.encode(dense.anchors, aim))  # of use only where the label is 1
-    if all((label == UNCOUNTED).all() for label in labels):  # torchvision would take the mean of nothing
-        return {"objectness": dense.logits.sum() * 0, "anchor_box": dense.deltas.sum() * 0}
-    objectness, anchor_box = rpn.compute_loss(dense.logits, dense.deltas.reshape(-1, 4), labels, aims)
-    return {"objectness": objectness, "anchor_box": anchor_box}
+    positive, negative = (torch.stack(masks).bool() for masks in rpn.fg_bg_sampler(labels))  # (N, A)
+    drawn, wanted = positive | negative, torch.stack(labels)
+    num_drawn = over_workers(drawn.sum())
+    objectness = F.binary_cross_entropy_with_logits(dense.logits[drawn], wanted[drawn], reduction="sum")
+    anchor_box = F.smooth_l1_loss(dense.deltas[positive], torch.stack(aims)[positive], beta=BETA, reduction="sum")
+    return {"objectness": objectness / num_drawn, "anchor_box": anchor_box / num_drawn}

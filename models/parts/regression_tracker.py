@@ -25,6 +25,7 @@ from torchvision.ops import roi_align
 from models.parts.anchors import clip
 from models.parts.box_deltas import BoxDeltas
 from models.parts.track_branch import in_both
+from models.parts.workers import over_workers
 
 TEMPLATE_BINS = 7
 SEARCH_SCALE = 3  # k: one box's room to each side
@@ -94,14 +95,15 @@ class RegressionTracker(nn.Module):
         does not teach. Without any RoI both losses are 0, with gradients of 0.
         """
         start, goal = torch.cat(list(rois)), torch.cat(list(goals))
+        num_rois = over_workers(torch.tensor(len(start), device=start.device))
         if not len(start):
             nothing = sum((p.sum() for p in self.parameters()), start=features.new_zeros(())) * 0
             return {"move": nothing, "quality": nothing}
         deltas, quality = self(features, later, rois, size)
         reached = paired_iou(DELTAS.decode(start, deltas.detach()), goal)
         return {
-            "move": F.smooth_l1_loss(deltas, DELTAS.encode(start, goal), reduction="sum") / len(start),
-            "quality": F.smooth_l1_loss(quality, reached),
+            "move": F.smooth_l1_loss(deltas, DELTAS.encode(start, goal), reduction="sum") / num_rois,
+            "quality": F.smooth_l1_loss(quality, reached, reduction="sum") / num_rois,
         }
 
 

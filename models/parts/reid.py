@@ -26,8 +26,9 @@ from models.parts import backbones
 from models.parts.backbones import IMAGENET_MEAN, IMAGENET_STD
 from models.parts.regression_tracker import freeze, jitter
 from models.parts.small_detector import Residual, convolution
-from models.parts.triplet import triplet_loss
+from models.parts.triplet import batch_hard
 from models.parts.weights import Report, StoredWeights, load_weights, read_weights
+from models.parts.workers import over_workers
 
 Kind = Literal["small", "resnet50"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -79,7 +80,8 @@ class Reid(nn.Module):
 
         Objects of different clips are different ones, since clips may be recoloured each in its own way. Two clips of
         one video as it is would make an object its own negative: where there are few videos a batch should be one
-        clip; also where there are many objects in each, for all crops go through the network together.
+        clip; also where there are many objects in each, for all crops go through the network together. Where workers
+        share a batch, each compares its own clips (see `workers`); the mean is over the triplets of all.
         """
         cut, shown = [], []
         for number, (clip, frames) in enumerate(zip(clips, targets, strict=True)):
@@ -91,10 +93,12 @@ class Reid(nn.Module):
                 cut.append(crops(frame, boxes, self.crop))
                 shown.append(pad(target["track_ids"][known][:, None], (1, 0), value=number))  # (n, 2): clip and track
         objects, ids = torch.cat(shown).unique(dim=0, return_inverse=True)
-        if len(objects) < 2:  # nothing to compare, and too little for batch norm to measure
+        comparable = len(objects) > 1
+        num_triplets = over_workers(torch.tensor(len(ids) if comparable else 0, device=ids.device))
+        if not comparable:  # nothing to compare, and too little for batch norm to measure
             nothing: Tensor = sum((weight.sum() * 0 for weight in self.parameters()), torch.zeros(()))
             return {"reid": nothing}
-        return {"reid": triplet_loss(SHARPNESS * self(torch.cat(cut)), ids, most=None)}
+        return {"reid": batch_hard(SHARPNESS * self(torch.cat(cut)), ids).sum() / num_triplets}
 
 
 def crops(frame: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -26,6 +26,7 @@ from models.parts.box_deltas import BoxDeltas
 from models.parts.region_losses import mostly_inside
 from models.parts.retina_head import Head, HeadOutputs
 from models.parts.small_detector import ASPECTS, Residual, convolution, grid_anchors
+from models.parts.workers import over_workers
 
 SCALES = 2  # of anchors in an octave
 POSITIVE_IOU = 0.5  # from which on an anchor is to find a box (section 3.4)
@@ -159,7 +160,7 @@ class RetinaNetwork(nn.Module):
         head = raw.head
         matched = torch.stack([assign(raw.anchors, target, POSITIVE_IOU) for target in targets])  # (N, A)
         positive, counted = matched >= 0, matched != IGNORED
-        count = positive.sum().clamp(min=1)
+        count = over_workers(positive.sum())
         boxes = torch.cat([t["boxes"][m[m >= 0]] for t, m in zip(targets, matched, strict=True)])
         labels = torch.cat([t["labels"][m[m >= 0]] for t, m in zip(targets, matched, strict=True)])
         anchors = raw.anchors.expand_as(head.deltas)[positive]

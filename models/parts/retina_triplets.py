@@ -32,6 +32,8 @@ def clips_triplet_loss(
 ) -> Tensor:
     """The mean over clips of their triplets' mean loss, a scalar; 64 of a clip are drawn by torch's global generator.
 
+    No triplet is of two clips: workers that share a batch in equal parts have those that one would have.
+
     anchors: (A, 4); embeddings: (N, A', E), of all frames of clips of so many frames; targets: of each frame. min_iou:
     see `known`. unit_length: whether embeddings are first made equally long, so that cosines are what is taught.
     """

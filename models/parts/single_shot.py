@@ -16,6 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from models.parts import resnet34_ssd
 from models.parts.anchors import AnchorOutputs, clip
+from models.parts.workers import over_workers
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,11 @@ class TorchvisionDetector(nn.Module):
         return rows
 
     def losses(self, frames: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Torchvision's own losses. Ignored boxes are left out: these networks have no word for 'do not care'."""
+        """Torchvision's own losses. Ignored boxes are left out: these networks have no word for 'do not care'.
+
+        RetinaNet's are means over frames, of which every worker has as many; SSD's are by the number of the batch's
+        anchors that find a box, which torchvision counts on each worker by itself (see `workers`).
+        """
         heads, anchors, _ = self(frames)
         own = []
         for target in targets:
@@ -138,7 +143,9 @@ class TorchvisionDetector(nn.Module):
             for target, frame_anchors in zip(own, anchors, strict=True)
         ]
         losses = self.network.compute_loss(own, heads, anchors, matched)
-        return losses
+        num_positive = (torch.stack(matched) >= 0).sum()
+        of_all = num_positive.clamp(min=1) / over_workers(num_positive)
+        return {name: loss * of_all for name, loss in losses.items()}
 
 
 def freeze_batch_norms(module: Any, eps: float = 0.0) -> None:

@@ -18,6 +18,7 @@ from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_los
 
 from models.parts.anchors import AnchorOutputs, clip
 from models.parts.box_deltas import BoxDeltas
+from models.parts.workers import over_workers
 
 STRIDES = (8, 16)
 ANCHOR_SIDES = (24.0, 40.0)  # px, the side of each level's square anchor
@@ -131,7 +132,7 @@ class SmallDetector(nn.Module):
         objectness, classes, deltas, anchors, _ = self(frames)
         matched = torch.stack([assign(anchors, target) for target in targets])  # (N, A)
         positive, counted = matched >= 0, matched >= NEGATIVE
-        num_positive = positive.sum().clamp(min=1)
+        num_positive = over_workers(positive.sum())
         focal = sigmoid_focal_loss(objectness, positive.float(), alpha=0.5, gamma=1.5)
         boxes = torch.cat([t["boxes"][m[m >= 0]] for t, m in zip(targets, matched, strict=True)])
         labels = torch.cat([t["labels"][m[m >= 0]] for t, m in zip(targets, matched, strict=True)])

@@ -35,6 +35,7 @@ from models.parts.small_detector import (
     per_anchor,
 )
 from models.parts.two_stage import Dense, Features, Limits, Regions, TwoStage, with_truth
+from models.parts.workers import over_workers
 
 FINE, STRIDE, COARSEST = 4, 8, 16  # px a cell: of what regions are pooled from, what anchors look at, the padding
 ANCHOR_SIDES = (24.0, 40.0)  # px, each at every aspect of `small_detector`
@@ -155,7 +156,7 @@ def anchor_losses(dense: Dense, targets: Sequence[dict[str, Tensor]]) -> dict[st
     """
     matched = torch.stack([assign(dense.anchors, target) for target in targets])  # (N, A)
     positive, counted = matched >= 0, matched >= NEGATIVE
-    num_positive = positive.sum().clamp(min=1)
+    num_positive = over_workers(positive.sum())
     focal = sigmoid_focal_loss(dense.logits, positive.float(), alpha=0.5, gamma=1.5)
     decoded = DELTAS.decode(dense.anchors.expand_as(dense.deltas)[positive], dense.deltas[positive])
     boxes = torch.cat([t["boxes"][m[m >= 0]] for t, m in zip(targets, matched, strict=True)])
@@ -185,5 +186,5 @@ def region_losses(
     if hardest is not None:
         chosen = hardest_of(class_loss + box_loss, [len(of_frame.boxes) for of_frame in regions], hardest)
         class_loss, box_loss, positive = class_loss[chosen], box_loss[chosen], positive[chosen]
-    num_positive = positive.sum().clamp(min=1)
+    num_positive = over_workers(positive.sum())
     return {"class": class_loss.sum() / num_positive, "box": box_loss.sum() / num_positive}

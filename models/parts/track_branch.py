@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models.parts.anchors import clip, has_area
 from models.parts.box_deltas import BoxDeltas
 from models.parts.position_sensitive import Pooling, vote
+from models.parts.workers import over_workers
 
 
 class TrackBranch(nn.Module):
@@ -71,7 +72,8 @@ def track_loss(deltas: Tensor, start: Tensor, end: Tensor, coder: BoxDeltas) -> 
     box it is 0.
     """
     wanted = coder.encode(start, end).to(deltas.dtype)
-    return F.smooth_l1_loss(deltas, wanted, reduction="sum") / max(len(deltas), 1)
+    num_boxes = over_workers(torch.tensor(len(deltas), device=deltas.device))
+    return F.smooth_l1_loss(deltas, wanted, reduction="sum") / num_boxes
 
 
 def moves(

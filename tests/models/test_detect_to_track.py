@@ -331,6 +331,7 @@ def test_the_track_loss_is_of_objects_in_both_frames_of_a_clip() -> None:
         found += F.smooth_l1_loss(deltas, TRACKS.encode(start, end), reduction="sum").item() / 2
     assert losses["track"].item() == pytest.approx(found, rel=1e-4)
     detector = model.losses([frame[None] for one in clips for frame in one], [[HERE], [HERE], [THERE], [THERE], [HERE]])
+    assert detector.pop("track") == 0, "a frame alone leads nowhere"
     assert set(detector) == {"objectness", "anchor_box", "class", "box"}
     for name, loss in detector.items():
         torch.testing.assert_close(loss, losses[name])
