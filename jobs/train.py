@@ -26,14 +26,16 @@ from jobs.command import main
 from jobs.options import OF_DETECTION, Address, CatalogName, ModelName
 from jobs.trainings import RECIPES
 from models.parts.weights import write_weights
-from pipeline import flow, scoring, training
+from pipeline import flow, scoring
 from pipeline.config import did_you_mean, digest, plain
 from pipeline.config import settings as checked
 from pipeline.engine import Local, OnRay
-from pipeline.labelled import Labelled, labelled
 from pipeline.recipe import Recipe
 from pipeline.tables import Run, commit, versions
-from pipeline.training import Fitted, Training
+from pipeline.training import start
+from pipeline.training.labelled import Labelled, labelled
+from pipeline.training.loop import Fitted, Row, mean_losses
+from pipeline.training.settings import Training
 
 PARTS = {
     "model": "model_settings",
@@ -82,7 +84,7 @@ def train(
     if chosen.validation is not None:
         prepare.check_model_and_linker(scored_by(chosen, output))
     material = labelled(chosen.catalog, chosen.source, chosen.catalog_settings)
-    model_ = training.build(chosen, material.classes)  # whatever is wrong with it is said before any work
+    model_ = start.build(chosen, material.classes)  # whatever is wrong with it is said before any work
     boxes = sum(len(table) for table in material.truth)
     parameters = sum(parameter.numel() for parameter in model_.parameters())
     print(
@@ -90,12 +92,12 @@ def train(
         f"{parameters:,} parameters, {steps_of(chosen)}",
         file=sys.stderr,
     )
-    start = time.perf_counter()
+    began = time.perf_counter()
     if local:
-        fitted = training.train_here(chosen, material, Line(chosen.steps), "cuda" if gpu else "cpu")
+        fitted = start.here(start.Work(chosen, material), "cuda" if gpu else "cpu", Line(chosen.steps))
     else:
         OnRay(address).start()
-        fitted = training.train_on_ray(chosen, material, storage, gpu)
+        fitted = start.on_ray(start.Work(chosen, material, storage), gpu)
     facts = {
         "model": chosen.model,
         "classes": list(material.classes),
@@ -120,7 +122,7 @@ def train(
     output.with_suffix(".md").write_text(card(output, chosen, fitted, facts, scores))
     shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
     typer.echo(
-        f"{output}: {output.stat().st_size / 1e6:.1f} MB in {(time.perf_counter() - start) / 60:.1f} min. {shown}"
+        f"{output}: {output.stat().st_size / 1e6:.1f} MB in {(time.perf_counter() - began) / 60:.1f} min. {shown}"
     )
     return 0
 
@@ -248,7 +250,9 @@ class Line:
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
-    def __call__(self, step: int, losses: dict[str, float], seconds: float) -> None:
+    def __call__(self, rows: Sequence[Row]) -> None:
+        recent, step = rows[-100:], int(rows[-1]["step"])
+        losses, seconds = mean_losses(recent), sum(row["seconds"] for row in recent) / len(recent) * step
         left = seconds / step * (self.steps - step)
         text = (
             f"step {step}/{self.steps} | " + ", ".join(f"{name} {value:.3f}" for name, value in losses.items())

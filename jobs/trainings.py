@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pipeline.training import Training
+from pipeline.training.settings import Training
 
 DETECTOR = "plug-and-play-synthetic-v1-detector"  # the small two-stage detector, which others begin with
 FRAMES_APART = 8  # frames between those of a pair; RetinaTrack, section 3.4

@@ -21,7 +21,6 @@ ALLOWED = {
     "pipeline.metrics": {"pipeline.boxes", "pipeline.metrics", "pyarrow"},
     "pipeline.detect": {"pipeline", "torch"},
     "pipeline.training": {"pipeline", "torch", "ray", "pyarrow"},
-    "pipeline.labelled": {"pipeline", "torch", "pyarrow"},
     "pipeline.engine": {"ray", "pyarrow"},
     "pipeline.flow": {"pipeline"},
     "pipeline": {"pipeline", "pyarrow"},

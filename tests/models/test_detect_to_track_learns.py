@@ -17,11 +17,11 @@ from catalogs import synthetic
 from models.detect_to_track import Backbone, Model, Settings, build
 from models.parts.track_branch import in_both
 from pipeline.detect import Shown, mapped_back
-from pipeline.labelled import target_of
 from pipeline.linkers import tubes
 from pipeline.records import Detections, VideoInfo
 from pipeline.schemas import tracks_table
 from pipeline.scoring import combine, score, values
+from pipeline.training.labelled import target_of
 
 CLASSES = tuple(synthetic.CLASSES)
 VIDEOS, COUNT = (5, 8), 20  # fast ones with several objects of a class: half of them leave more than half of their box

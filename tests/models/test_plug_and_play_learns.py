@@ -17,10 +17,10 @@ from catalogs import synthetic
 from models.parts.small_two_stage import SmallTwoStage
 from models.plug_and_play import Model, Settings
 from pipeline import scoring
-from pipeline.labelled import target_of
 from pipeline.linkers import seq_nms
 from pipeline.records import Moves, VideoInfo, detections
 from pipeline.schemas import tracks_table
+from pipeline.training.labelled import target_of
 
 VIDEOS, NUM_FRAMES = (0, 1), 12
 BLUR, EVERY = 7, 3  # px, and which frames

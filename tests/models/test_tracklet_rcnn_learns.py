@@ -17,8 +17,8 @@ from catalogs import synthetic
 from models.parts.small_two_stage import SmallTwoStage
 from models.tracklet_rcnn import Model, Settings, build
 from pipeline import scoring
-from pipeline.labelled import target_of
 from pipeline.schemas import TRACKS
+from pipeline.training.labelled import target_of
 
 
 def whole(index: int, num_frames: int) -> tuple[Tensor, list[dict[str, Tensor]], pa.Table]:

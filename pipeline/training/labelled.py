@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class Frames:
     pixels: NDArray[np.uint8]
     targets: list[dict[str, Tensor]]
     video: NDArray[np.int64]
+
+    def clip(self, indices: Sequence[int]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """The frames of these numbers uint8 (T, 3, H, W), and their targets."""
+        return torch.from_numpy(np.array(self.pixels[list(indices)])), [self.targets[index] for index in indices]
 
 
 def labelled(catalog: str, source: str, given: Mapping[str, Any]) -> Labelled:
