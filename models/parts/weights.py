@@ -182,14 +182,13 @@ def read_weights(source: str, published: Mapping[str, str] | None = None) -> Sto
     return StoredWeights(source, tensors, metadata, hashlib.sha256(content).hexdigest())
 
 
-def write_weights(
-    path: Path,
+def weights_bytes(
     network: nn.Module,
     metadata: Mapping[str, str],
     dtype: torch.dtype,
     extras: Mapping[str, nn.Module] = MappingProxyType({}),
-) -> None:
-    """Writes the network, and extras under their names, as safetensors; whole or not at all.
+) -> bytes:
+    """The network, and extras under their names, as the content of a safetensors file.
 
     Floats are written as `dtype`; batch norm's counters are left out.
     """
@@ -197,9 +196,20 @@ def write_weights(
         name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in _named_tensors(network, extras).items()
     }
+    return bytes(safetensors.torch.save(tensors, dict(metadata)))
+
+
+def write_weights(
+    path: Path,
+    network: nn.Module,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype,
+    extras: Mapping[str, nn.Module] = MappingProxyType({}),
+) -> None:
+    """Writes what `weights_bytes` gives to a file; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(safetensors.torch.save(tensors, dict(metadata)))
+    partial.write_bytes(weights_bytes(network, metadata, dtype, extras))
     partial.replace(path)
 
 
