@@ -16,6 +16,7 @@ from jobs.options import (
     CatalogName,
     ClipFrames,
     Explain,
+    Frames,
     FuseDecode,
     Gpus,
     IsLocal,
@@ -42,6 +43,7 @@ def detect(
     catalog: CatalogName = None,
     model: ModelName = None,
     settings: Set = None,
+    frames: Frames = None,
     clip_frames: ClipFrames = None,
     max_videos: MaxVideos = None,
     local: IsLocal = False,
@@ -56,7 +58,9 @@ def detect(
 
     A run that was stopped goes on where it was. Exit code 2 says that some videos failed or are partial.
     """
-    chosen = recipe_of(recipe, settings, OF_DETECTION, source, catalog=catalog, model=model, clip_frames=clip_frames)
+    chosen = recipe_of(
+        recipe, settings, OF_DETECTION, source, catalog=catalog, model=model, frames=frames, clip_frames=clip_frames
+    )  # fmt: skip
     job = prepare.detection(chosen, max_videos)
     engine, hands = prepare.engine(local, address, workers, gpus, fuse_decode)
     if explain:

@@ -21,6 +21,7 @@ from jobs.options import (
     OF_LINKING,
     Address,
     CatalogName,
+    Frames,
     IsLocal,
     LinkerName,
     Output,
@@ -44,17 +45,20 @@ def link(
     catalog: CatalogName = None,
     linker: LinkerName = None,
     settings: Set = None,
+    frames: Frames = None,
     local: IsLocal = False,
     address: Address = None,
     overwrite: Overwrite = False,
 ) -> int:
     """Gives stored detections their identities: `detections` in, `tracks` out, without any network."""
     catalog = given.kind_of(source, catalog)
-    takes = OF_LINKING if catalog is None else ("catalog", "videos_per_shard", *OF_LINKING)
+    if catalog is None and frames is not None:
+        raise ValueError(f"--frames is {frames!r}, and {source} is a run, which has the frames that it was made of")
+    takes = OF_LINKING if catalog is None else ("catalog", "frames", "videos_per_shard", *OF_LINKING)
     stored = given.of_run(source, output) if catalog is None else None
     if linker is None and recipe is None:
         linker = "tracklets" if stored and "tracklet_id" in stored.evidence else "online"
-    chosen = recipe_of(recipe, settings, takes, [source], catalog=catalog, linker=linker)
+    chosen = recipe_of(recipe, settings, takes, [source], catalog=catalog, linker=linker, frames=frames)
     found = stored or given.of_catalog(chosen)
     prepare.check_linker(chosen, found.evidence, source)
     engine, _ = prepare.engine(local, address)

@@ -31,6 +31,9 @@ CatalogName = Annotated[
     str | None, typer.Option("--catalog", help=f"What SOURCE is: {', '.join(available('catalog'))}.")
 ]
 ModelName = Annotated[str | None, typer.Option("--model", help=f"The network: {', '.join(available('model'))}.")]
+Frames = Annotated[
+    str | None, typer.Option(help="Only these frames of each video: 600:750, :600, 80%:.", metavar="START:STOP")
+]
 ClipFrames = Annotated[int | None, typer.Option(help="Cut videos into clips of so many frames.", min=1)]
 MaxVideos = Annotated[int | None, typer.Option(help="Only the first so many videos.", min=1)]
 FuseDecode = Annotated[
@@ -66,7 +69,7 @@ SECTIONS = {
     "refine": "refine_settings",
 }
 # The parts of a recipe that make detections, and those that make tracks of them.
-OF_DETECTION = ("catalog", "model", "clip_frames", "overlap", "chunk_frames", "videos_per_shard")
+OF_DETECTION = ("catalog", "frames", "model", "clip_frames", "overlap", "chunk_frames", "videos_per_shard")
 OF_LINKING = ("linker", "refine", "detection_threshold", "tracking_threshold")
 
 
@@ -101,7 +104,7 @@ def recipe_of(
         if dot:
             new = {SECTIONS[section]: {**getattr(recipe, SECTIONS[section]), field: value}}
         else:
-            new = {key: _number(key, value)}
+            new = {key: value if key == "frames" else _number(key, value)}
         recipe = replace(recipe, **new)
     if "model" in takes:
         recipes.check_weights(recipe)

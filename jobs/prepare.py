@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from jobs.options import SECTIONS
-from pipeline import flow, refining
-from pipeline.config import available, digest, load, plain, settings
+from pipeline import flow, frame_range, refining
+from pipeline.config import available, digest, load, plain, resize_of, settings
 from pipeline.engine import Engine, Local, OnRay
 from pipeline.recipe import Recipe
 from pipeline.records import Resize, VideoInfo, unique_ids
@@ -26,10 +26,14 @@ class Detection:
 
     def identity(self, takes: Sequence[str]) -> dict[str, Any]:
         """What makes the rows: another identity, other rows. takes: the parts of the recipe that do."""
+        resize = resize_of(self.model)
+        # Left out where weights do not change it: the recipe says it then.
+        sizes = {} if resize == Resize(**self.model.resize) else {"resize": plain(resize)}
         return {
             "recipe": resolved(self.recipe, takes),
             "weights": weights_digest(self.model),
             "videos": videos_digest(self.videos),
+            **sizes,
         }
 
 
@@ -45,6 +49,10 @@ def resolved(recipe: Recipe, takes: Sequence[str]) -> dict[str, Any]:
             refinement = settings(refining.Settings, recipe.refine_settings, "refine")
             if refinement != refining.Settings():
                 found["refine_settings"] = plain(refinement)
+            continue
+        if name == "frames":  # left out where all are taken, for the same reason
+            if text := str(frame_range.FrameRange.parse(recipe.frames)):
+                found["frames"] = text
             continue
         value = getattr(recipe, name)
         found[name] = value
@@ -63,7 +71,7 @@ def detection(recipe: Recipe, max_videos: int | None = None) -> Detection:
     """The videos listed and the network built; ValueError or OSError in one sentence where either cannot be."""
     from pipeline.detect import build  # torch takes seconds to import, and linking needs none
 
-    videos = listed(recipe, recipe.catalog, recipe.source)[:max_videos]
+    videos = listed(recipe, recipe.catalog, recipe.source, max_videos)
     model = build(recipe.model, recipe.model_settings)
     check_trained(recipe, model)
     return Detection(recipe, videos, model)
@@ -97,14 +105,15 @@ def how_trained(model: str, part: str) -> str:
     return f" as `trackloom train --recipe {named[-1]}` does" if named else ""
 
 
-def listed(recipe: Recipe, name: str, source: str) -> list[VideoInfo]:
-    """A catalog's videos, ids unique; ValueError where there is none."""
+def listed(recipe: Recipe, name: str, source: str, max_videos: int | None = None) -> list[VideoInfo]:
+    """A catalog's videos, ids unique, of each the recipe's range of frames; ValueError where there is none."""
+    frame_range.FrameRange.parse(recipe.frames)  # listing may take a while, and then it is found to be none
     catalog = load("catalog", name)
     chosen = settings(catalog.Settings, recipe.catalog_settings, f"catalog {name}")
     videos = catalog.videos(source or None, chosen)
     if not videos:
         raise ValueError(f"catalog {name} found no video in {source!r}")
-    return unique_ids(videos)
+    return frame_range.limited(unique_ids(videos)[:max_videos], recipe.frames)
 
 
 def check_model_and_linker(recipe: Recipe) -> None:
@@ -197,16 +206,17 @@ def plan(output: str, job: Detection, engine: Engine, workers: flow.Workers, the
     run, recipe = Run(output), job.recipe
     stages = [
         flow.plan_stage(recipe, (job.model.frames_before, job.model.frames_after)),
-        *flow.detect_stages(run, recipe, Resize(**job.model.resize), workers),
+        *flow.detect_stages(run, recipe, resize_of(job.model), workers),
         flow.gather_stage(run),
         *([flow.link_stage(run, recipe)] if "link" in then else []),
         *([flow.know_stage(run), flow.score_stage(run)] if "score" in then else []),
     ]
     cut = f"clips of {recipe.clip_frames} frames" if recipe.clip_frames else "whole videos as clips"
     chosen = [f"catalog {recipe.catalog}", f"model {recipe.model}", f"linker {recipe.linker}"]
+    part = f", frames {recipe.frames} of each" if recipe.frames else ""
     return "\n".join(
         [
-            f"{len(job.videos)} videos -> {output}, on {engine.name}, {cut}",
+            f"{len(job.videos)} videos{part} -> {output}, on {engine.name}, {cut}",
             f"{', '.join(chosen if then else chosen[:2])}, {len(job.model.classes)} classes",
             "",
             *(stage.describe() for stage in stages),

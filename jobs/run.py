@@ -21,6 +21,7 @@ from jobs.options import (
     CatalogName,
     ClipFrames,
     Explain,
+    Frames,
     FuseDecode,
     Gpus,
     IsLocal,
@@ -51,6 +52,7 @@ def run(
     model: ModelName = None,
     linker: LinkerName = None,
     settings: Set = None,
+    frames: Frames = None,
     clip_frames: ClipFrames = None,
     max_videos: MaxVideos = None,
     local: IsLocal = False,
@@ -71,7 +73,8 @@ def run(
     if recipe is None and model is not None:
         linker = linker or load("model", model).LINKER
     chosen = recipe_of(
-        recipe, settings, takes, source, catalog=catalog, model=model, linker=linker, clip_frames=clip_frames
+        recipe, settings, takes, source, catalog=catalog, model=model, linker=linker, frames=frames,
+        clip_frames=clip_frames,
     )  # fmt: skip
     prepare.check_model_and_linker(chosen)
     job = prepare.detection(chosen, max_videos)

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline import scoring
 from pipeline.config import load
+from pipeline.frame_range import held
 from pipeline.metrics.sides import UNNAMED
 from pipeline.planning import Shard
 from pipeline.schemas import TRUTH
@@ -18,7 +19,8 @@ from pipeline.tables import Run
 class Know:
     """shards -> their names, once what their catalog knows of their videos is their `truth`.
 
-    The file's metadata names the videos that are known, also those in which there is nothing.
+    Of a video that is a range of a file's frames, what is known of those. The file's metadata names the videos that
+    are known, also those in which there is nothing.
     """
 
     def __init__(self, run: Run) -> None:
@@ -26,7 +28,8 @@ class Know:
 
     def __call__(self, shard: Shard) -> Iterator[str]:
         tables = {video.video_id: load("catalog", video.catalog).truth(video) for video in shard.videos}
-        known = {video_id: table.cast(TRUTH) for video_id, table in tables.items() if table is not None}
+        of = {video.video_id: video for video in shard.videos}
+        known = {name: held(table.cast(TRUTH), of[name]) for name, table in tables.items() if table is not None}
         truth = pa.concat_tables([TRUTH.empty_table(), *known.values()]).unify_dictionaries()
         self.run.write_table(truth, "truth", shard.file, metadata={"videos": json.dumps(list(known))})
         yield shard.file

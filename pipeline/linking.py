@@ -51,7 +51,10 @@ class Link:
     def tracks(self, row: Mapping[str, Any], detections: pa.Table) -> pa.Table:
         """One video's rows of `tracks` from its rows of `detections`."""
         size = (row["height"], row["width"]) if row["height"] else None
-        video = VideoInfo(row["video_id"], row["uri"] or "", row["catalog"] or "", fps=row["fps"], size=size)
+        video = VideoInfo(
+            row["video_id"], row["uri"] or "", row["catalog"] or "", fps=row["fps"], size=size,
+            start=row.get("start") or 0, stop=row.get("stop"),
+        )  # fmt: skip
         raw = stitched(detections)
         frames, tracks = self.linker.link(raw, video, self.settings)
         strong = [track for track in tracks if track.score >= self.recipe.tracking_threshold]

@@ -70,8 +70,8 @@ def units_of(refs: Sequence[ClipRef], plans: Mapping[str, Plan], resize: Resize)
     for ref in refs:
         header = plans[ref.video.video_id].header
         assert header is not None, "a video without a header has no clips"
-        end = ref.end_shown if ref.stop is not None else header.frames_declared
-        count = max(end - ref.first_shown, 1) if end is not None else None
+        ends = [end for end in (ref.end_shown, header.frames_declared) if end is not None]
+        count = max(min(ends) - ref.first_shown, 1) if ends else None
         height, width = resize.target(header.size)
         if count is None or count * height * width * 3 > TRAVEL_BYTES:
             units.append(Unit((ref,), travels=False))

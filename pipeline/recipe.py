@@ -13,7 +13,8 @@ class Recipe:
 
     catalog, model, linker: names of modules; *_settings: what of their defaults is changed. refine_settings: what is
     done to the linker's tracks afterwards; nothing by default.
-    source: what the catalog reads; clip_frames: how long a clip is, None for whole videos (what the papers do).
+    source: what the catalog reads; frames: the range of each video that is taken, see `frame_range`; clip_frames: how
+    long a clip is, None for whole videos (what the papers do).
     overlap: frames that neighbouring clips share on either side of a seam, for `stitch` (only where clips are cut).
     chunk_frames: frames that are decoded and shown to a network at once, which bounds memory.
     detection_threshold: boxes that score below are not given out in `tracks`.
@@ -30,6 +31,7 @@ class Recipe:
     linker: str = "keep"
     linker_settings: Mapping[str, Any] = field(default_factory=dict)
     refine_settings: Mapping[str, Any] = field(default_factory=dict)
+    frames: str = ""
     clip_frames: int | None = None
     overlap: int = 3
     chunk_frames: int = 32

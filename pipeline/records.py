@@ -42,6 +42,8 @@ class VideoInfo:
     truth_uri, detections_uri: where its ground truth and its given detections lie, if anywhere.
     fps: frames a second where the container cannot say (images).
     size: (height, width) where it is known without opening the video.
+    start, stop: frames [start, stop) of the file are the video, none else is ever shown; stop None: to its end, and so
+        does one beyond it. Frames keep the numbers that they have in the file.
     """
 
     video_id: str
@@ -53,9 +55,19 @@ class VideoInfo:
     detections_uri: str | None = None
     fps: float | None = None
     size: tuple[int, int] | None = None
+    start: int = 0
+    stop: int | None = None
 
     def __post_init__(self) -> None:
         _check(bool(self.video_id), "VideoInfo.video_id is empty; every video needs a name")
+        _check(
+            self.start >= 0 and (self.stop is None or self.start < self.stop),
+            f"VideoInfo [{self.start}, {self.stop}) holds no frame; start must be >= 0, stop above it",
+        )
+
+    def holds(self, frame_index: Array) -> NDArray[np.bool_]:
+        """Which of these frames of the file (T,) are of the video, as booleans (T,)."""
+        return _within(frame_index, self.start, self.stop)
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,7 @@ class ClipRef:
 
     The owned ranges of a video's clips partition it. `stop` None is the video's end, whatever the header promised:
     the last clip of every video. before, after: frames shown in addition, so that a network has its context and
-    `stitch` has frames that two clips share; they are cut at the video's ends.
+    `stitch` has frames that two clips share; they are cut at the video's ends, also where the file goes on.
     """
 
     video: VideoInfo
@@ -115,22 +127,25 @@ class ClipRef:
     @property
     def first_shown(self) -> int:
         """Index of the first frame decoded for this clip."""
-        return max(0, self.start - self.before)
+        return max(self.video.start, self.start - self.before)
 
     @property
     def end_shown(self) -> int | None:
         """Index after the last frame decoded for this clip; None for the video's end."""
-        return None if self.stop is None else self.stop + self.after
+        if self.stop is None or self.video.stop is None:
+            return self.video.stop if self.stop is None else self.stop + self.after
+        return min(self.stop + self.after, self.video.stop)
 
     def owns(self, frame_index: Array) -> NDArray[np.bool_]:
         """Which of these frame indices (T,) the clip owns, as booleans (T,)."""
-        owned: NDArray[np.bool_] = frame_index >= self.start
-        return owned if self.stop is None else owned & (frame_index < self.stop)
+        return _within(frame_index, self.start, self.stop) & self.video.holds(frame_index)
 
     @property
     def clip_id(self) -> str:
         """A name that is the same for the same frames of the same content, and fit for a file name."""
-        key = f"{self.video.video_id}|{self.video.identity}|{self.start}|{self.stop}|{self.before}|{self.after}"
+        video = self.video
+        key = f"{video.video_id}|{video.identity}|{video.start}|{video.stop}|"
+        key += f"{self.start}|{self.stop}|{self.before}|{self.after}"
         return hashlib.sha256(key.encode()).hexdigest()[:20]
 
 
@@ -354,6 +369,12 @@ def unique_ids(videos: Sequence[VideoInfo]) -> list[VideoInfo]:
                 f"two videos are both called {one.video_id!r}: {one.uri} and {other.uri}; rename one or run them apart"
             )
     return ordered
+
+
+def _within(frame_index: Array, start: int, stop: int | None) -> NDArray[np.bool_]:
+    """Which of these (T,) lie in [start, stop)."""
+    within: NDArray[np.bool_] = frame_index >= start
+    return within if stop is None else within & (frame_index < stop)
 
 
 def _check(holds: bool, message: str) -> None:

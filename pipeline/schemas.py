@@ -21,6 +21,8 @@ VIDEOS = pa.schema(
         "video_id": pa.string(),
         "catalog": pa.string(),
         "uri": pa.string(),
+        "start": pa.int32(),  # frames [start, stop) of the file are the video
+        "stop": pa.int32(),  # null: to its end
         "bytes": pa.int64(),
         "codec": pa.string(),
         "width": pa.int32(),

@@ -53,10 +53,11 @@ class Probe:
 
 
 def probe(video: VideoInfo) -> Probe:
-    """Header facts, from one decoded frame at most; raises VideoError that says what is wrong."""
+    """Header facts, of the whole file, from one decoded frame at most; raises VideoError that says what is wrong."""
     _check_frames(video)
     if video.kind in IMAGES:
         reader, index = _images(video, Resize())
+        _check_range(video, len(index))
         return Probe(
             size=reader.size,
             rotation=0,
@@ -74,6 +75,7 @@ def probe(video: VideoInfo) -> Probe:
     if declared is None:
         with opened(video.uri) as file:
             declared = len(decoders.read_index(file, video.uri)) or None
+    _check_range(video, declared)
     return Probe(
         size=header.size,
         rotation=90 * header.turns,
@@ -104,13 +106,16 @@ def _varies(average: float | None, base: float | None) -> bool:
 def cut(video: VideoInfo, frames: int | None, clip_frames: int | None, before: int, after: int) -> list[ClipRef]:
     """Clips of `clip_frames` frames that partition the video; None for either: one clip.
 
-    The last one is open-ended, as `frames` is only what a header promised. before, after: frames that each clip is
-    shown in addition to its own.
+    frames: of the whole file. The last clip ends where the video is said to, else it is open-ended, as `frames` is only
+    what a header promised. before, after: frames that each clip is shown in addition to its own.
     """
     if clip_frames is not None and clip_frames < 1:
         raise ValueError(f"clip_frames is {clip_frames}; it must be at least 1, or none for the whole video")
-    starts = range(0, max(frames or 1, 1), clip_frames) if frames and clip_frames else range(1)
-    stops = [*starts[1:], None]
+    ends = [end for end in (frames or None, video.stop) if end is not None]
+    starts = range(video.start, video.start + 1)
+    if ends and clip_frames:
+        starts = range(video.start, max(min(ends), video.start + 1), clip_frames)
+    stops = [*starts[1:], video.stop]
     return [ClipRef(video, start, stop, before, after) for start, stop in zip(starts, stops, strict=True)]
 
 
@@ -257,7 +262,8 @@ def _missing(ref: ClipRef, seen: list[int], source: _Source) -> str | None:
     """What the clip should show and does not, in one sentence; None where all is well."""
     stop = source.promised if ref.end_shown is None else min(ref.end_shown, source.promised)
     span = range(ref.first_shown, max(stop, ref.first_shown))
-    problems = {i: why for i, why in source.reader.problems.items() if i in span or (i >= stop and ref.stop is None)}
+    problems = source.reader.problems
+    problems = {i: why for i, why in problems.items() if i in span or (i >= stop and ref.end_shown is None)}
     missing = sorted(set(span).difference(seen))
     if not problems and (not missing or missing[0] >= source.promised - SPARE_FRAMES):
         return None
@@ -276,20 +282,29 @@ def _source(video: VideoInfo, resize: Resize, threads: int) -> Iterator[_Source]
     _check_frames(video)
     if video.kind in IMAGES:
         images, index = _images(video, resize)
+        _check_range(video, len(index))
         yield _Source(images, index, len(index), images.size, images.target)
         return
     file_size(video.uri)
     with local_copy(video.uri) as path:
         header = decoders.read_header(path, video.uri)
         index = decoders.read_index(path, video.uri)
+        promised = _promised(header, index)
+        _check_range(video, promised)
         target = resize.target(header.size)
         reader = decoders.reader(path, header, index, target, threads)
-        yield _Source(reader, index, _promised(header, index), header.size, target)
+        yield _Source(reader, index, promised, header.size, target)
 
 
 def _check_frames(video: VideoInfo) -> None:
     if video.kind == "rows":
         raise VideoError(f"{video.video_id} has no frames to look at: its catalog, {video.catalog}, found none of them")
+
+
+def _check_range(video: VideoInfo, count: int | None) -> None:
+    """count: the file's frames, as far as they are known."""
+    if video.start > 0 and count is not None and count <= video.start:
+        raise VideoError(f"{video.uri} has {count} frames, and the range that is asked for begins after them")
 
 
 def _images(video: VideoInfo, resize: Resize) -> tuple[ImageReader, Index]:

@@ -68,7 +68,8 @@ class Take:
             how: dict[str, str] = {"status": "ok"}
             frames: list[Detections] = []
             try:
-                frames = load("catalog", video.catalog).detections(video)
+                given = load("catalog", video.catalog).detections(video)
+                frames = [frame for frame in given if video.holds(np.array(frame.frame_index))]
             except (ValueError, OSError) as error:
                 how = {"status": "failed", "stage": "take", "error": " ".join(str(error).split())}
             owned = np.ones(len(frames), np.bool_)
@@ -76,7 +77,8 @@ class Take:
             height, width = video.size or (None, None)
             about = {"video_id": video.video_id, "catalog": video.catalog, "uri": video.uri, "fps": video.fps}
             size = {"height": height, "width": width, "frames_declared": len(frames)}
-            rows.append({**about, **size, **how, "boxes": sum(map(len, frames))})
+            part = {"start": video.start, "stop": video.stop}
+            rows.append({**about, **part, **size, **how, "boxes": sum(map(len, frames))})
         self.run.write_table(pa.Table.from_pylist(rows, VIDEOS), "videos", shard.file)
         self.run.write_table(pa.concat_tables(tables).unify_dictionaries(), "detections", shard.file)
         yield shard.file
@@ -99,6 +101,8 @@ def video_row(plan: Plan, parts: Sequence[Part]) -> dict[str, Any]:
         "video_id": plan.video.video_id,
         "catalog": plan.video.catalog,
         "uri": plan.video.uri,
+        "start": plan.video.start,
+        "stop": plan.video.stop,
         **{name: value for name, value in header.items() if name in VIDEOS.names},
         "frames_decoded": frames,
         **how,

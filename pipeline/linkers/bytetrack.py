@@ -70,13 +70,13 @@ class Settings:
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:
     """Tracks of one video; the detections come back as they are."""
-    tracker = _ByteTrack(settings, video.fps or DEFAULT_FPS)
+    tracker = _ByteTrack(settings, video.fps or DEFAULT_FPS, video.start)
     return list(frames), follow(tracker, frames, settings.boxes, settings.whole_tracks)
 
 
 class _ByteTrack:
-    def __init__(self, settings: Settings, fps: float) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, fps: float, first: int) -> None:
+        self.settings, self.first = settings, first
         self.max_missed = int(fps / 30 * settings.track_buffer)
         self.tracks = OpenTracks(HeightFilter())
 
@@ -100,7 +100,7 @@ class _ByteTrack:
         starts = strong & (frame.scores >= settings.new_track_thresh)
         starts[tracks.box[tracks.box >= 0]] = False
         tracks.begin(np.flatnonzero(starts), frame)
-        if frame.frame_index == 0:
+        if frame.frame_index == self.first:
             tracks.confirmed[:] = True
         self._drop_duplicates(frame.frame_index)
 

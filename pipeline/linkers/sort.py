@@ -48,12 +48,14 @@ class Settings:
 
 def link(frames: Sequence[Detections], video: VideoInfo, settings: Settings) -> tuple[list[Detections], list[Track]]:
     """Tracks of one video; the detections come back as they are."""
-    return list(frames), follow(_Sort(settings), frames, settings.boxes, settings.whole_tracks)
+    tracker = _Sort(settings, video.start + settings.min_hits)
+    return list(frames), follow(tracker, frames, settings.boxes, settings.whole_tracks)
 
 
 class _Sort:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, warm: int) -> None:
         self.settings = settings
+        self.warm = warm  # the first frame in which a track can have had its hits
         self.tracks = OpenTracks(AreaFilter())
 
     def step(self, frame: Detections) -> None:
@@ -68,7 +70,7 @@ class _Sort:
         takes_part[boxes] = False
         tracks.begin(np.flatnonzero(takes_part), frame)
         tracks.keep(tracks.missed <= settings.max_age)
-        tracks.confirmed = (tracks.streak >= settings.min_hits) | (frame.frame_index < settings.min_hits)
+        tracks.confirmed = (tracks.streak >= settings.min_hits) | (frame.frame_index < self.warm)
 
 
 def _pairs(overlap: Floats, iou_threshold: float) -> Pairs:
