@@ -10,11 +10,14 @@ build       (Settings) -> Model, in eval mode; ValueError or FileNotFoundError w
 
 and what a Model, a `nn.Module`, has:
 
-classes, resize            the names of the labels; how large it wants its frames, as keywords of `records.Resize`
+settings                   what it was built with
+classes, resize            the names of the labels; how large it wants its frames, as keywords of `records.Resize`;
+                           weights that say another size have their way, see `pipeline.config.resize_of`
 frames_before, frames_after  how many frames around a frame its rows depend on; all those before, if it remembers, are 0
 network, extras            the modules whose tensors a weight file holds: those of `network` by their own names, those
                            of each of `extras` under its name; `extras` may be absent from published weights
-weights, untrained         what was loaded (None: nothing); the parts in use that nothing has trained
+weights, untrained         what was loaded, as `parts.weights.Report` (None: nothing); the parts in use that nothing has
+                           trained
 detect(clips, memories)    clips: uint8 (T, 3, H, W) on any device, in order; memories: what the last call gave back for
                            the clip, None at its start. Gives for each clip the frames that are ready, oldest first, and
                            its memory: picklable, on the CPU. A model with frames_after gives frames late, when it has

@@ -98,6 +98,11 @@ class Settings:
                 f"retina_track.backbone_weights is {self.backbone_weights!r}; "
                 "it is for retina_track.network 'small' and 'resnet50' alone"
             )
+        if self.embeds != "reid" and self.reid_weights != "default":
+            raise ValueError(
+                f"retina_track.embedding is {self.embeds!r}, which has no use for retina_track.reid_weights "
+                f"{self.reid_weights!r}; it must be 'reid'"
+            )
         if self.network not in OWN and self.embedding == "learned":
             raise ValueError(
                 f"retina_track.embedding is 'learned', which retina_track.network {self.network!r} has no branch for; "

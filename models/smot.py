@@ -129,6 +129,11 @@ class Settings:
                 f"smot.backbone_weights is {self.backbone_weights!r}; it is for smot.detector {PAPER!r} and "
                 f"smot.weights 'random', not for {self.detector!r} and {self.weights!r}"
             )
+        if self.reid == "none" and self.reid_weights != "default":
+            raise ValueError(
+                f"smot.reid is 'none', which has no use for smot.reid_weights {self.reid_weights!r}; "
+                "it must be 'small' or 'resnet50'"
+            )
         if self.motion != "none" and not self.tracking:
             raise ValueError(f"smot.motion is {self.motion!r}; without smot.tracking nothing is moved, use 'none'")
 

@@ -90,6 +90,11 @@ class Settings:
             raise ValueError(f"tracktor.patience is {self.patience}; it must be at least 0")
         if not 0 <= self.reid_distance <= 2:
             raise ValueError(f"tracktor.reid_distance is {self.reid_distance}; it must be between 0 and 2")
+        if self.reid == "none" and self.reid_weights != "default":
+            raise ValueError(
+                f"tracktor.reid is 'none', which has no use for tracktor.reid_weights {self.reid_weights!r}; "
+                "it must be 'small' or 'resnet50'"
+            )
         if self.train == "reid" and self.reid == "none":
             raise ValueError(
                 "tracktor.train is 'reid', but tracktor.reid 'none' has nothing to learn; "

@@ -13,6 +13,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from pipeline.records import Resize
+
 Settings = TypeVar("Settings")
 
 FOLDERS = {"model": "models", "linker": "pipeline.linkers", "catalog": "catalogs"}
@@ -30,6 +32,16 @@ def load(kind: str, name: str) -> types.ModuleType:
     if name not in names:
         raise ValueError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; available: {', '.join(names)}")
     return importlib.import_module(f"{FOLDERS[kind]}.{name}")
+
+
+def resize_of(model: Any) -> Resize:
+    """How large a model is to be given its frames: as its settings say or, where they do not, as its weights do.
+
+    A model's own `resize` is what is left: of its settings, or of its architecture.
+    """
+    by_settings = getattr(model.settings, "input_side", None) is not None
+    of_weights = None if by_settings or model.weights is None else model.weights.resize
+    return Resize(**(model.resize if of_weights is None else of_weights))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

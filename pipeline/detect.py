@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline import boxes as box_ops
 from pipeline.clips import Decoded, Part, Unit, chunked, clips_of
-from pipeline.config import load, settings
-from pipeline.records import Clip, ClipRef, Detections, Moves, Resize, detections
+from pipeline.config import load, resize_of, settings
+from pipeline.records import Clip, ClipRef, Detections, Moves, detections
 from pipeline.schemas import detections_table
 from pipeline.video import why
 
@@ -40,7 +40,7 @@ class Detect:
             torch.set_num_threads(1)
         self.device = torch.device(device)
         self.model = build(model, model_settings).to(self.device)
-        self.resize = Resize(**self.model.resize)  # type: ignore[arg-type]
+        self.resize = resize_of(self.model)
         self.chunk_frames = chunk_frames
 
     def __call__(self, item: Unit | Decoded) -> Iterator[Part]:

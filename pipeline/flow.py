@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.clips import Decode, Unit, lost_part
+from pipeline.config import resize_of
 from pipeline.engine import Engine, Local, Stage, StageError
 from pipeline.judging import Know, Score
 from pipeline.linking import Link
@@ -112,7 +113,7 @@ def detect(
     shards = {file: shard for file, shard in shards_of(videos, recipe.videos_per_shard).items() if file not in done}
     plans = planned(recipe, model, [video for shard in shards.values() for video in shard.videos], engine, progress)
     clips = [ref for plan in plans.values() for ref in plan.clips]
-    resize = Resize(**model.resize)
+    resize = resize_of(model)
     stages = detect_stages(run, recipe, resize, workers)
     report = counter("detect", len(clips), progress, len(clips) - len(missing(clips, run)))
     units = units_of(missing(clips, run), plans, resize)

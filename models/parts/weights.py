@@ -214,12 +214,19 @@ def write_weights(
 
 
 def class_names(given: tuple[str, ...], stored: StoredWeights | None, *, needed: bool = True) -> tuple[str, ...]:
-    """What the labels are called: the names given or, without any, those that the weights say; None: random weights.
+    """What the labels are called: those names that the weights say or, where they say none, those given.
 
-    Raises ValueError where nobody says it, unless it is not needed, as by networks whose labels have names of their
-    own: then there are none.
+    stored: None for random weights. Raises ValueError where the names given are not those that the weights say, in
+    their order: labels would pass for others. So it does where nobody says any, unless none are needed, as by networks
+    whose labels have names of their own: then there are none.
     """
-    names = given or tuple(json.loads(stored.metadata.get("classes", "[]")) if stored else ())
+    said = tuple(json.loads(stored.metadata.get("classes", "[]")) if stored else ())
+    if stored and said and given not in ((), said):
+        raise ValueError(
+            f"classes are {', '.join(given)}, and those of weights {stored.source}, in their order, {', '.join(said)}; "
+            "leave the setting classes out, or train for others beginning with these weights"
+        )
+    names = said or given
     if needed and not names:
         raise ValueError(
             f"weights {stored.source if stored else 'random'!r} do not say what their classes are called; "

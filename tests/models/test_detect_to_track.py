@@ -397,5 +397,10 @@ def test_weights_hold_the_track_branch_under_its_name(tmp_path: Path) -> None:
     # D alone has no use for the branch; a detector trained alone still lacks it
     assert build(Settings(weights=str(tmp_path / "both"), track=False)).untrained == ()
     assert build(Settings(weights=str(tmp_path / "alone"))).untrained == ("track_branch",)
-    with pytest.raises(ValueError, match="the number of classes or the network differs"):
+    with pytest.raises(
+        ValueError, match=r"classes are cat, dog, and those of weights .*both, in their order, cat, dog, fox"
+    ):
         build(Settings(weights=str(tmp_path / "both"), classes=("cat", "dog")))
+    write_weights(tmp_path / "silent", model.network, {}, torch.float32, extras=model.extras)
+    with pytest.raises(ValueError, match="the number of classes or the network differs"):
+        build(Settings(weights=str(tmp_path / "silent"), classes=("cat", "dog")))

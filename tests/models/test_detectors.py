@@ -119,7 +119,11 @@ def test_classes_are_those_given_or_those_of_the_file(name: str, tmp_path: Path)
     assert second.stored is not None
     load_weights(second.detector.network, second.stored)
     assert holds(second.detector.network, dict(first.detector.network.named_parameters()))
-    assert detectors.build(name, str(path), ("Katze", "Hund")).classes == ("Katze", "Hund")
+    assert detectors.build(name, str(path), ("cat", "dog")).classes == ("cat", "dog")
+    with pytest.raises(
+        ValueError, match=r"classes are dog, cat, and those of weights .*own.safetensors, in their order"
+    ):
+        detectors.build(name, str(path), ("dog", "cat"))
 
 
 def test_the_small_ones_default_is_the_callers(tmp_path: Path) -> None:

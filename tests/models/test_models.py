@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from pipeline.config import available, load
+from models.parts.weights import write_weights
+from pipeline.config import available, load, resize_of
 from pipeline.records import EVIDENCE, Resize
 
 NAMES = available("model")
@@ -181,6 +184,36 @@ def test_a_model_says_what_it_is(model: Any) -> None:
     assert isinstance(model.untrained, tuple)
     assert set(model.untrained) <= {"network", *model.extras}
     assert isinstance(model, nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("said", "resize"),
+    [
+        ('{"short_side": 256, "long_side": 400}', Resize(short_side=256, long_side=400)),
+        ('{"size": [96, 128]}', Resize(size=(96, 128))),
+        ("{}", Resize()),
+    ],
+)
+def test_frames_come_as_large_as_those_its_weights_were_trained_on(
+    model: Any, said: str, resize: Resize, tmp_path: Path
+) -> None:
+    """Unless its settings say how large; and weights that do not say it leave it to the model."""
+    module = sys.modules[type(model).__module__]
+    assert resize_of(model) == Resize(**model.resize)
+    for metadata, wanted in (({"resize": said}, resize), ({}, resize_of(model))):
+        metadata["classes"] = json.dumps(CLASSES)
+        write_weights(tmp_path / "w", model.network, metadata, torch.float32, model.extras)
+        again = module.build(module.Settings(weights=str(tmp_path / "w")))
+        assert resize_of(again) == wanted
+        if hasattr(again.settings, "input_side"):
+            square = module.build(module.Settings(weights=str(tmp_path / "w"), input_side=64))
+            assert resize_of(square) == Resize(size=(64, 64))
+
+
+def test_no_weights_are_named_for_a_reid_network_that_is_not_asked(module: ModuleType) -> None:
+    if any(field.name == "reid_weights" for field in dataclasses.fields(module.Settings)):
+        with pytest.raises(ValueError, match=r"no use for .*reid_weights 'some\.safetensors'; it must be"):
+            module.Settings(reid_weights="some.safetensors")
 
 
 def test_a_weight_file_holds_all_that_is_learned(model: Any) -> None:

@@ -322,10 +322,14 @@ def test_a_file_that_breaks_off_on_its_way_is_not_there() -> None:
         thread.join()
 
 
-def test_classes_are_those_given_or_those_that_the_weights_say() -> None:
+def test_classes_are_those_that_the_weights_say_or_those_given() -> None:
     silent, stored = (StoredWeights("net.pth", {}, said, "") for said in ({}, {"classes": '["a", "b"]'}))
-    assert class_names(("c",), stored) == class_names(("c",), None) == ("c",)
-    assert class_names((), stored) == ("a", "b")
+    assert class_names(("c",), silent) == class_names(("c",), None) == ("c",)
+    assert class_names((), stored) == class_names(("a", "b"), stored) == ("a", "b")
+    for others in (("b", "a"), ("a", "c"), ("a",), ("a", "b", "c")):
+        with pytest.raises(ValueError, match=r"and those of weights net\.pth, in their order, a, b") as caught:
+            class_names(others, stored)
+        assert "\n" not in str(caught.value)
     assert class_names((), silent, needed=False) == class_names((), None, needed=False) == ()
     for source, named in ((silent, "net.pth"), (None, "random")):
         with pytest.raises(ValueError, match=f"weights '{named}' do not say what their classes are called"):

@@ -31,6 +31,7 @@ class Late(nn.Module):
     """
 
     resize: dict[str, Any] = {}  # noqa: RUF012
+    settings = weights = None
     breaks = -1
 
     def __init__(self, frames_after: int) -> None:
