@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from jobs.options import SECTIONS
-from pipeline import flow, refining
+from pipeline import flow, frame_range, refining
 from pipeline.config import available, digest, load, plain, resize_of, settings
 from pipeline.engine import Engine, Local, OnRay
 from pipeline.recipe import Recipe
@@ -50,6 +50,10 @@ def resolved(recipe: Recipe, takes: Sequence[str]) -> dict[str, Any]:
             if refinement != refining.Settings():
                 found["refine_settings"] = plain(refinement)
             continue
+        if name == "frames":  # left out where all are taken, for the same reason
+            if text := str(frame_range.FrameRange.parse(recipe.frames)):
+                found["frames"] = text
+            continue
         value = getattr(recipe, name)
         found[name] = value
         if name in SECTIONS:
@@ -67,7 +71,7 @@ def detection(recipe: Recipe, max_videos: int | None = None) -> Detection:
     """The videos listed and the network built; ValueError or OSError in one sentence where either cannot be."""
     from pipeline.detect import build  # torch takes seconds to import, and linking needs none
 
-    videos = listed(recipe, recipe.catalog, recipe.source)[:max_videos]
+    videos = listed(recipe, recipe.catalog, recipe.source, max_videos)
     model = build(recipe.model, recipe.model_settings)
     check_trained(recipe, model)
     return Detection(recipe, videos, model)
@@ -101,14 +105,15 @@ def how_trained(model: str, part: str) -> str:
     return f" as `trackloom train --recipe {named[-1]}` does" if named else ""
 
 
-def listed(recipe: Recipe, name: str, source: str) -> list[VideoInfo]:
-    """A catalog's videos, ids unique; ValueError where there is none."""
+def listed(recipe: Recipe, name: str, source: str, max_videos: int | None = None) -> list[VideoInfo]:
+    """A catalog's videos, ids unique, of each the recipe's range of frames; ValueError where there is none."""
+    frame_range.FrameRange.parse(recipe.frames)  # listing may take a while, and then it is found to be none
     catalog = load("catalog", name)
     chosen = settings(catalog.Settings, recipe.catalog_settings, f"catalog {name}")
     videos = catalog.videos(source or None, chosen)
     if not videos:
         raise ValueError(f"catalog {name} found no video in {source!r}")
-    return unique_ids(videos)
+    return frame_range.limited(unique_ids(videos)[:max_videos], recipe.frames)
 
 
 def check_model_and_linker(recipe: Recipe) -> None:
@@ -208,9 +213,10 @@ def plan(output: str, job: Detection, engine: Engine, workers: flow.Workers, the
     ]
     cut = f"clips of {recipe.clip_frames} frames" if recipe.clip_frames else "whole videos as clips"
     chosen = [f"catalog {recipe.catalog}", f"model {recipe.model}", f"linker {recipe.linker}"]
+    part = f", frames {recipe.frames} of each" if recipe.frames else ""
     return "\n".join(
         [
-            f"{len(job.videos)} videos -> {output}, on {engine.name}, {cut}",
+            f"{len(job.videos)} videos{part} -> {output}, on {engine.name}, {cut}",
             f"{', '.join(chosen if then else chosen[:2])}, {len(job.model.classes)} classes",
             "",
             *(stage.describe() for stage in stages),
