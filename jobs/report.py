@@ -48,6 +48,7 @@ class Shown:
     drawn: Drawn
     timeline: Timeline
     scores: dict[str, float]
+    first_frame: int
     num_frames: int
     has_truth: bool
 
@@ -117,6 +118,7 @@ def show(facts: Facts, video_id: str) -> Shown:
         drawn=drawn,
         timeline=make_timeline(scene),
         scores=facts.scores.get((video_id, None), {}),
+        first_frame=scene.start,
         num_frames=scene.length,
         has_truth=scene.truth is not None,
     )

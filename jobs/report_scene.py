@@ -55,7 +55,7 @@ class Cover:
     """Which track covers which object, frame by frame: matches of IoU >= .5, one line a match, frames rising.
 
     frame, object_id, track_id: int64 (P,). switch: bool (P,), the object was last covered by another track: they are
-    as many as IDSW. errors: int64 (frames,), misses and false positives of each frame.
+    as many as IDSW. errors: int64 (stop,), misses and false positives of each frame, from 0.
     """
 
     frame: Ints
@@ -67,12 +67,16 @@ class Cover:
 
 @dataclass(frozen=True)
 class Scene:
-    """A video's row of `videos`, its boxes, and its truth where it is known. length: frames, at least 1."""
+    """A video's row of `videos`, its boxes, and its truth where it is known.
+
+    start: its first frame, where it is a range of a file's; length: frames, at least 1.
+    """
 
     video: Mapping[str, Any]
     tracks: Boxes
     truth: Boxes | None
     cover: Cover | None
+    start: int
     length: int
 
     @property
@@ -95,11 +99,12 @@ def make_scene(video: Mapping[str, Any], tracks: pa.Table, truth: pa.Table | Non
     if truth is not None:
         rows = of_video(truth, video["video_id"])
         known = _boxes(rows.filter(pc.invert(pc.fill_null(rows["ignore"], False))))
-    frames = [int(side.frame[-1]) + 1 for side in (seen, known) if side is not None and len(side)]
+    start = video.get("start") or 0  # which runs of old do not have
+    frames = [int(side.frame[-1]) + 1 - start for side in (seen, known) if side is not None and len(side)]
     length = max([video["frames_decoded"] or video["frames_declared"] or 1, *frames])
     if truth is not None:
-        cover = _cover(_side(rows, is_truth=True), _side(tracks, is_truth=False), length)
-    return Scene(video, seen, known, cover, length)
+        cover = _cover(_side(rows, is_truth=True), _side(tracks, is_truth=False), start + length)
+    return Scene(video, seen, known, cover, start, length)
 
 
 def of_video(table: pa.Table, video_id: str) -> pa.Table:
@@ -127,13 +132,13 @@ def _side(table: pa.Table, *, is_truth: bool) -> Side:
     return next(iter(by_video(table, is_truth=is_truth).values()), nothing())
 
 
-def _cover(truth: Side, tracks: Side, length: int) -> Cover | None:
+def _cover(truth: Side, tracks: Side, stop: int) -> Cover | None:
     """The matches of one video, class by class as they are scored; None where truth lacks identities."""
     if truth.lacks_ids:
         return None
     if is_unnamed({"": truth}) or is_unnamed({"": tracks}):
         truth, tracks = truth.without_classes(), tracks.without_classes()
-    errors = np.zeros(length, np.int64)
+    errors = np.zeros(stop, np.int64)
     found = []
     for name in truth.classes() | tracks.classes():
         true, predicted = truth.of_class(name), tracks.of_class(name)
@@ -145,8 +150,8 @@ def _cover(truth: Side, tracks: Side, length: int) -> Cover | None:
         object_id, track_id = true.ids[close.truth], predicted.ids[close.predicted]
         found.append(np.stack([close.frame, object_id, track_id, _switches(object_id, track_id)]))
         for frames in (true.frame, predicted.frame):
-            errors += np.bincount(frames, minlength=length)
-        errors -= 2 * np.bincount(close.frame, minlength=length)
+            errors += np.bincount(frames, minlength=stop)
+        errors -= 2 * np.bincount(close.frame, minlength=stop)
     rows = np.concatenate(found, axis=1) if found else np.zeros((4, 0), np.int64)
     frame, object_id, track_id, switch = rows[:, np.argsort(rows[0], kind="stable")]
     return Cover(frame, object_id, track_id, switch.astype(np.bool_), errors)

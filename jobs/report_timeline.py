@@ -54,7 +54,7 @@ def make_timeline(scene: Scene) -> Timeline:
         tracks=tuple(_track_lane(scene, track, rows) for track, rows in _longest(tracks, scene.tracks)),
         num_tracks=len(tracks),
         objects=tuple(
-            _object_lane(scene.truth, scene.cover, number, rows, scene.length)
+            _object_lane(scene, scene.truth, scene.cover, number, rows)
             for number, rows in (_longest(objects, scene.truth) if scene.truth is not None else ())
             if scene.truth is not None and scene.cover is not None
         ),
@@ -75,18 +75,18 @@ def _track_lane(scene: Scene, track: int, rows: Ints) -> Lane:
     boxes = scene.tracks
     colour = colours.of_track(track)
     frames = boxes.frame[rows]
-    bars = [_bar(int(frames[0]), int(frames[-1]) + 1, "gap", colour, "no box", scene.length)]
+    bars = [_bar(scene, int(frames[0]), int(frames[-1]) + 1, "gap", colour, "no box")]
     for first, last in _runs(frames, boxes.guessed[rows]):
         kind = "guessed" if boxes.guessed[rows[first]] else "seen"
-        bars.append(_bar(int(frames[first]), int(frames[last]) + 1, kind, colour, f"track {track}", scene.length))
+        bars.append(_bar(scene, int(frames[first]), int(frames[last]) + 1, kind, colour, f"track {track}"))
     return Lane(f"{track} {boxes.names[rows[0]]}", colour, tuple(bars))
 
 
-def _object_lane(truth: Boxes, cover: Cover, number: int, rows: Ints, length: int) -> Lane:
+def _object_lane(scene: Scene, truth: Boxes, cover: Cover, number: int, rows: Ints) -> Lane:
     """Where an object is (missed), which track covers it when (in that track's colour), and where that changes."""
     frames = truth.frame[rows]
     bars = [
-        _bar(int(frames[first]), int(frames[last]) + 1, "missed", "", "missed", length)
+        _bar(scene, int(frames[first]), int(frames[last]) + 1, "missed", "", "missed")
         for first, last in _runs(frames, np.zeros(len(frames), np.int64))
     ]
     mine = np.flatnonzero(cover.object_id == number)
@@ -94,11 +94,11 @@ def _object_lane(truth: Boxes, cover: Cover, number: int, rows: Ints, length: in
     for first, last in _runs(times, by):
         track = int(by[first])
         bars.append(
-            _bar(int(times[first]), int(times[last]) + 1, "seen", colours.of_track(track), f"by track {track}", length)
+            _bar(scene, int(times[first]), int(times[last]) + 1, "seen", colours.of_track(track), f"by track {track}")
         )
     for place in np.flatnonzero(cover.switch[mine]):
         change = f"switch: track {by[place - 1]} to {by[place]}"
-        bars.append(_bar(int(times[place]), int(times[place]), "switch", "", change, length))
+        bars.append(_bar(scene, int(times[place]), int(times[place]), "switch", "", change))
     return Lane(f"{number} {truth.names[rows[0]]}", "", tuple(bars))
 
 
@@ -113,12 +113,12 @@ def _runs(frames: Ints, values: Ints | Booleans) -> Sequence[tuple[int, int]]:
     ]  # fmt: skip
 
 
-def _bar(start: int, stop: int, kind: str, colour: str, what: str, length: int) -> Bar:
+def _bar(scene: Scene, start: int, stop: int, kind: str, colour: str, what: str) -> Bar:
     """A bar over frames [start, stop)."""
     when = f"frame {start}" if stop - start <= 1 else f"frames {start} to {stop - 1}"
     return Bar(
-        left=round(100 * start / length, 3),
-        width=round(100 * (stop - start) / length, 3),
+        left=round(100 * (start - scene.start) / scene.length, 3),
+        width=round(100 * (stop - start) / scene.length, 3),
         kind=kind,
         colour=colour,
         title=f"{what}, {when}",

@@ -64,16 +64,17 @@ class _Source:
 
 def annotate(scene: Scene, max_frames: int = MAX_FRAMES) -> Drawn:
     """Draws the first frames of a video; on empty ones where it has no pixels (any more)."""
+    stop = scene.start + max_frames
     try:
-        source = _decoded(scene.video, 0, max_frames)
+        source = _decoded(scene.video, scene.start, stop)
         first = next(source.pictures, None)
         why = None if first else (source.problems or ["not one frame of it could be decoded"])[0]
     except VideoError as error:
         first, why = None, str(error)
     if first is None:
-        source = _empty(scene, max_frames)
+        source = _empty(scene, stop)
         first = next(source.pictures)
-    wanted = _crops_of(scene.tracks, max_frames) if why is None else {}
+    wanted = _crops_of(scene.tracks, stop) if why is None else {}
     cut: dict[tuple[int, int], str] = {}  # by track and frame
     times = []
     with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:
@@ -136,10 +137,13 @@ def _decoded(row: Mapping[str, Any], start: int, stop: int) -> _Source:
 
 def _video(row: Mapping[str, Any]) -> VideoInfo:
     """The video that a row of `videos` describes."""
-    return VideoInfo(row["video_id"], row["uri"], row["catalog"] or "", kind_of(row["uri"]), fps=row["fps"])
+    start, stop = row.get("start") or 0, row.get("stop")  # which runs of old do not have
+    return VideoInfo(
+        row["video_id"], row["uri"], row["catalog"] or "", kind_of(row["uri"]), fps=row["fps"], start=start, stop=stop
+    )  # fmt: skip
 
 
-def _empty(scene: Scene, max_frames: int) -> _Source:
+def _empty(scene: Scene, stop: int) -> _Source:
     """Empty pictures, as large as the video is known to be, else as its boxes need, at its rate."""
     row = scene.video
     size = (row["height"], row["width"])
@@ -151,7 +155,7 @@ def _empty(scene: Scene, max_frames: int) -> _Source:
     fps = row["fps"] or DEFAULT_FPS
     pictures = (
         (frame, frame / fps, np.full((*canvas.target, 3), EMPTY, np.uint8))
-        for frame in range(min(scene.length, max_frames))
+        for frame in range(scene.start, min(scene.start + scene.length, stop))
     )
     return _Source(canvas, fps, pictures, [])
 
@@ -191,9 +195,9 @@ class _Writer:
         self.container.close()
 
 
-def _crops_of(boxes: Boxes, max_frames: int) -> dict[int, list[int]]:
+def _crops_of(boxes: Boxes, stop: int) -> dict[int, list[int]]:
     """The rows to be cut out of each frame: first, middle and last of each of the longest tracks."""
-    shown = {track: rows[boxes.frame[rows] < max_frames] for track, rows in boxes.tracks().items()}
+    shown = {track: rows[boxes.frame[rows] < stop] for track, rows in boxes.tracks().items()}
     longest = sorted(shown.values(), key=len, reverse=True)[:CROPPED_TRACKS]
     wanted: dict[int, list[int]] = {}
     for rows in longest:

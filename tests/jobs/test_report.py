@@ -24,6 +24,7 @@ from jobs.report_scene import Scene, make_scene
 from jobs.report_timeline import make_timeline
 from jobs.report_video import annotate
 from pipeline import scoring
+from pipeline.frame_range import held, limited
 from pipeline.records import ClipRef, Resize, Track, VideoInfo, detections
 from pipeline.schemas import SCORES, TRACKS, TRUTH, VIDEOS, detections_table, tracks_table
 from pipeline.tables import Run
@@ -411,3 +412,22 @@ def test_odd_files_keep_their_times_or_say_why(data: Path, name: str) -> None:
         assert drawn.size == size_of_picture(clips[0].size) == pictures[0].shape[:2]
     else:
         assert "it has 0 bytes" in (drawn.note or "")
+
+
+def test_a_range_of_a_video_is_shown_as_what_there_is(tmp_path: Path) -> None:
+    """Frames 4 to 8 of 12: they alone are drawn, and the timeline begins and ends with them."""
+    write_video(tmp_path / "v.mp4")
+    row = row_of("v", str(tmp_path / "v.mp4"), start=4, stop=9, frames_decoded=5)
+    (video,) = limited([VideoInfo("v", "", "folder")], "4:9")
+    tracks = held(tracks_of("v"), video)
+    scene = make_scene(row, tracks, held(truth_of("v"), video))
+    assert (scene.start, scene.length) == (4, 5)
+    drawn = annotate(scene)
+    assert drawn.has_pixels
+    assert len(drawn.times) == 5
+    assert {frame for crop in drawn.crops for frame, _ in crop.pictures} <= set(range(4, 9))
+    assert len(annotate(make_scene({**row, "uri": ""}, tracks, None)).times) == 5
+    lanes = {lane.name.split()[0]: lane.bars for lane in make_timeline(scene).tracks}
+    assert (lanes["1"][0].left, lanes["1"][0].width) == (0, 40)  # frames 4 and 5
+    assert lanes["1"][0].title.endswith("frames 4 to 5")
+    assert lanes["8"][0].left + lanes["8"][0].width == 100

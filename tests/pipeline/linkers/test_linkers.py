@@ -81,6 +81,16 @@ class TestContract:
         # DeepSORT gives no track out before its third box.
         assert all(start <= 2 and start + length == 12 for _, start, length in spans(tracks))
 
+    def test_a_video_that_begins_later_in_its_file_has_the_same_tracks(self, name: str) -> None:
+        linker = load("linker", name)
+        frames = with_only(moving(gap=(5, 7)), linker.NEEDS)
+        later = [dataclasses.replace(frame, frame_index=frame.frame_index + 600) for frame in frames]
+        begun = dataclasses.replace(VIDEO, start=600)
+        _, one = linker.link(frames, VIDEO, linker.Settings())
+        _, other = linker.link(later, begun, linker.Settings())
+        assert detected(other) == [[(frame + 600, box) for frame, box in track] for track in detected(one)]
+        assert one
+
     @pytest.mark.parametrize("more", [frozenset(), frozenset(EVIDENCE)], ids=["what it needs", "all evidence"])
     @given(seed=st.integers(0, 10_000))
     @settings(max_examples=10)
