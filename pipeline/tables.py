@@ -191,11 +191,11 @@ class Run(Store):
                 "commit": commit(),
             }
             self.write(json.dumps(before, indent=2).encode(), "run.json")
-        differences = list(_differences(before.get("identity", {}), json.loads(json.dumps(identity))))
-        if differences:
+        others = list(differences(before.get("identity", {}), json.loads(json.dumps(identity))))
+        if others:
             raise ValueError(
-                f"{self.url} was made by another recipe: {'; '.join(differences[:3])}"
-                f"{'; ...' if differences[3:] else ''}. Choose another --output or say --overwrite"
+                f"{self.url} was made by another recipe: {'; '.join(others[:3])}"
+                f"{'; ...' if others[3:] else ''}. Choose another --output or say --overwrite"
             )
         return Run(self.url, before)
 
@@ -237,10 +237,10 @@ def commit() -> str | None:
     return described.stdout.strip()
 
 
-def _differences(there: Any, here: Any, name: str = "") -> Iterable[str]:
+def differences(there: Any, here: Any, name: str = "") -> Iterable[str]:
     """Where two nested plain values differ, one sentence each."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         for key in sorted(set(there) | set(here)):
-            yield from _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+            yield from differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
     elif there != here:
         yield f"{name} is {there!r} there and {here!r} here"

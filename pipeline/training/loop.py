@@ -1,7 +1,8 @@
 """THE training loop: batches in, steps, and on the way checkpoints, scores and a record of every step.
 
 All that is random in step n follows from the seed, n and the worker's rank; nothing else is carried from step to step
-but what a checkpoint holds. So a training goes on from one as if it had never stopped, and its losses are equal.
+but what a checkpoint holds. So a training goes on from one as if it had never stopped, and its losses are equal: to the
+bit on CPUs, and on a GPU as far as its kernels add up in the same order.
 """
 
 from __future__ import annotations
@@ -21,27 +22,19 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.history import GRADIENT, LEARNING_RATE, MEMORY, SECONDS, WAITED, Record, Row, mean_losses
 from pipeline.training.loading import Batch, Batches
 from pipeline.training.optimizing import Optimizing, rate
 from pipeline.training.settings import Training
 
-Row = dict[str, float]
 Judge = Callable[[nn.Module, int, Sequence[Row]], Mapping[str, float]]
+Hear = Callable[[Sequence[Row]], None]
 HEARD = 20  # steps whose losses come from the device at once
-
-# Of a step's row, beside `step` and the losses by their names.
-LEARNING_RATE, GRADIENT, SECONDS, WAITED, MEMORY = "learning_rate", "gradient", "seconds", "waited_s", "memory_mb"
-MEASURES = (LEARNING_RATE, GRADIENT, SECONDS, WAITED, MEMORY)
 
 
 @dataclass
 class Fitted:
-    """A trained network in eval mode on the CPU, and how it came about.
-
-    history: a row a step: `step`, counted from 1, each loss by its name, mean over all workers, the learning rate, the
-    gradient's norm before it was cut, the seconds the step took and waited for data, and the memory in use (of the
-    GPU, else of the process), the most so far. scores: a row for each validation, with its `step`.
-    """
+    """A trained network in eval mode on the CPU, and how it came about: see `Record`, whose steps are the history."""
 
     model: nn.Module
     history: list[Row]
@@ -63,65 +56,65 @@ def fit(
     device: str = "cpu",
     checkpoints: Checkpoints | None = None,
     judge: Judge | None = None,
-    hear: Callable[[Sequence[Row]], None] | None = None,
+    hear: Hear | None = None,
 ) -> Fitted:
     """Trains the model in place for `training.steps`, and gives back its running average, ready to detect.
 
     rank, world: which of how many workers this is. checkpoints: where a stopped training goes on from, and leaves its
-    own. judge: scores the network after so many steps, given the scores before; it is asked on the first worker.
-    hear: is given all rows so far, every HEARD steps, on the first worker.
-    Raises ValueError where a loss is no number any more.
+    own. judge: scores the network after so many steps, given the scores before; it is asked on the first worker, of a
+    copy of the network. hear: is given all rows so far, every HEARD steps, on the first worker.
+    Raises ValueError where a loss or the gradient is no number any more, the model has not what the training names, or
+    the checkpoints are of another training.
     """
     torch.set_num_threads(training.threads)
     torch.manual_seed(training.seed)
     model = model.to(device)
     optimizing = Optimizing(training, model)
+    record, done = Record(), 0
+    if (found := _last(checkpoints, rank, world)) is not None:
+        done, state = found
+        optimizing.restore(state["learned"])
+        record = Record.of(state["record"])
     optimizing.train()
     learner: nn.Module = _Losses(model)
-    history: list[Row] = []
-    scores: list[Row] = []
-    cpu_before = 0.0
-    done = _agreed(checkpoints.steps()[-1] if checkpoints and checkpoints.steps() else 0, world)
-    if done:
-        assert checkpoints is not None
-        state = checkpoints.load(done)
-        optimizing.restore(state["learned"])
-        history, scores, cpu_before = state["history"], state["scores"], state["cpu_s"]
     if world > 1:
         # One worker's clips may have nothing that a part learns from, such as an object that both frames show.
         learner = DistributedDataParallel(learner, find_unused_parameters=True)
     half = training.precision == "bfloat16" or (training.precision == "auto" and device.startswith("cuda"))
     feed = batches.since(done, pin=device.startswith("cuda"))
-    pending: list[tuple[Row, list[str], Tensor]] = []
+    pending: list[_Step] = []
     cpu, start = time.process_time(), time.perf_counter()
     for number in range(done, training.steps):
         batch, waited = _next(feed, device)
         torch.manual_seed(seed_of(training.seed, number, rank))
         with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=half):
             losses: dict[str, Tensor] = learner(batch.clips, batch.targets)
-        weighed = [loss * training.loss_weights.get(name, 1.0) for name, loss in losses.items()]
-        norm = optimizing.step(number, torch.stack(weighed).sum())
+        norm = optimizing.step(number, total(losses, training.loss_weights))
         row = {"step": number + 1, LEARNING_RATE: rate(number, training), WAITED: waited}
-        values = torch.stack([*(loss.detach().float() for loss in losses.values()), norm.detach().float()])
-        pending.append((row, [*losses, GRADIENT], values))
         row[SECONDS], start = time.perf_counter() - start, time.perf_counter()
-        judged = number + 1 == training.steps or (
-            training.validate_every and not (number + 1) % training.validate_every
-        )
-        saved = checkpoints is not None and (judged or not (number + 1) % training.checkpoint_every)
-        if len(pending) == HEARD or saved or judged:
-            history += _fetched(pending, world, device)
+        pending.append(_Step(row, {name: loss.detach() for name, loss in losses.items()} | {GRADIENT: norm}))
+
+        is_last = number + 1 == training.steps
+        judged = is_last or bool(training.validate_every and not (number + 1) % training.validate_every)
+        saved = judged or (checkpoints is not None and not (number + 1) % training.checkpoint_every)
+        if len(pending) == HEARD or saved:
+            record.steps += _fetched(pending, world, device)
             pending = []
             if hear and rank == 0:
-                hear(history)
-        if judged and judge and rank == 0:
-            kept = copy.deepcopy(optimizing.kept).cpu().eval()
-            scores = [*scores, {"step": number + 1, **judge(kept, number + 1, scores)}]
-        if saved and checkpoints and rank == 0:
-            spent = cpu_before + time.process_time() - cpu
-            state = {"learned": optimizing.state(), "history": history, "scores": scores, "cpu_s": spent}
-            checkpoints.save(number + 1, state)
-    return Fitted(optimizing.kept.cpu().eval(), history, scores, cpu_before + time.process_time() - cpu)
+                hear(record.steps)
+        if saved:
+            pause = time.perf_counter()
+            if judged and judge and rank == 0:
+                scores = judge(copy.deepcopy(optimizing.kept).cpu().eval(), number + 1, record.scores)
+                record.scores = [*record.scores, {"step": number + 1, **{k: float(v) for k, v in scores.items()}}]
+                torch.set_num_threads(training.threads)  # who judges may have set others, and their number changes sums
+            if checkpoints is not None or is_last:
+                record.cpu_s += _over_workers(time.process_time() - cpu, world, device)
+                cpu = time.process_time()
+            if checkpoints is not None and rank == 0:
+                checkpoints.save(number + 1, {"learned": optimizing.state(), "record": record.state()})
+            start += time.perf_counter() - pause  # no step's time
+    return Fitted(optimizing.kept.cpu().eval(), record.steps, record.scores, record.cpu_s)
 
 
 def seed_of(seed: int, step: int, rank: int) -> int:
@@ -129,10 +122,11 @@ def seed_of(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, 3, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def mean_losses(rows: Sequence[Row]) -> Row:
-    """The mean of each loss over some rows; {} without any."""
-    names = [name for name in rows[-1] if name != "step" and name not in MEASURES] if rows else []
-    return {name: float(np.mean([row[name] for row in rows])) for name in names}
+def total(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """The sum of the losses, each times its weight, 1 where none is given; ValueError where one is of no loss."""
+    if unknown := sorted(weights.keys() - losses.keys()):
+        raise ValueError(f"loss_weights names {unknown[0]!r}, which the model has not; its losses: {', '.join(losses)}")
+    return torch.stack([loss.float() * weights.get(name, 1.0) for name, loss in losses.items()]).sum()
 
 
 class _Losses(nn.Module):
@@ -166,34 +160,61 @@ def _next(feed: Iterator[Batch], device: str) -> tuple[Batch, float]:
     return Batch(clips, targets), waited
 
 
-def _fetched(pending: list[tuple[Row, list[str], Tensor]], world: int, device: str) -> list[Row]:
+@dataclass(frozen=True)
+class _Step:
+    """A step whose losses and gradient are still on the device, so that nobody waits for them there."""
+
+    row: Row
+    values: dict[str, Tensor]
+
+
+def _fetched(pending: Sequence[_Step], world: int, device: str) -> list[Row]:
     """The rows of some steps, whole: their losses fetched from the device, means over all workers."""
-    if not pending:
-        return []
-    values = torch.stack([value for _, _, value in pending])  # (steps, losses and the gradient's norm)
-    if world > 1:
+    values = torch.stack([torch.stack([value.float() for value in step.values.values()]) for step in pending])
+    if world > 1:  # (steps, losses and the gradient's norm)
         distributed.all_reduce(values)
         values /= world
     memory = _memory_mb(device)
     rows = []
-    for (row, names, _), found in zip(pending, values.tolist(), strict=True):
-        whole = row | dict(zip(names, found, strict=True)) | {MEMORY: memory}
-        if not all(math.isfinite(value) for value in found[:-1]):
-            bad = next(name for name in names if not math.isfinite(whole[name]))
-            raise ValueError(
-                f"the loss {bad} is {whole[bad]} at step {row['step']}; lower learning_rate or max_gradient"
-            )
-        rows.append(whole)
+    for step, found in zip(pending, values.tolist(), strict=True):
+        fetched = dict(zip(step.values, found, strict=True))
+        assert not fetched.keys() & step.row.keys(), "a loss is called as a measure is"
+        for name, value in fetched.items():
+            if not math.isfinite(value):
+                what = "gradient" if name == GRADIENT else f"loss {name}"
+                raise ValueError(
+                    f"the {what} is {value} at step {step.row['step']}; lower learning_rate or max_gradient"
+                )
+        rows.append(step.row | fetched | {MEMORY: memory})
     return rows
 
 
-def _agreed(step: int, world: int) -> int:
-    """The first worker's checkpoint is everybody's."""
+def _last(checkpoints: Checkpoints | None, rank: int, world: int) -> tuple[int, dict[str, Any]] | None:
+    """The checkpoint to go on from: the last that the first worker can read is everybody's."""
+    if checkpoints is None:
+        return None
     if world == 1:
-        return step
-    shared: list[Any] = [step]
+        return checkpoints.last()
+    found = checkpoints.last() if rank == 0 else None
+    shared = [found and found[0]]
     distributed.broadcast_object_list(shared)
-    return int(shared[0])
+    if found or shared[0] is None:
+        return found
+    try:
+        return shared[0], checkpoints.load(shared[0])
+    except FileNotFoundError:
+        raise ValueError(
+            f"worker {rank} does not find the checkpoint of step {shared[0]} in {checkpoints.store.url}, which the "
+            "first worker reads there; give a folder that all machines reach"
+        ) from None
+
+
+def _over_workers(value: float, world: int, device: str) -> float:
+    """The sum over all workers."""
+    summed = torch.tensor(value, dtype=torch.float64, device=device)
+    if world > 1:
+        distributed.all_reduce(summed)
+    return float(summed)
 
 
 def _memory_mb(device: str) -> float:

@@ -95,12 +95,13 @@ def rate(step: int, training: Training) -> float:
 def freeze(model: nn.Module, beginnings: tuple[str, ...]) -> list[nn.Module]:
     """Sets what is not learned; gives the modules that stay as they are.
 
-    beginnings: of the names of parameters, as "detector.body" of "detector.body.conv1.weight".
+    beginnings: of the names of parameters, as "detector.body" of "detector.body.conv1.weight". Raises ValueError where
+    the model has none that begins so.
     """
     for beginning in beginnings:
         named = [parameter for name, parameter in model.named_parameters() if begins(name, beginning)]
         if not named:
-            parts = sorted({name.rpartition(".")[0] for name, _ in model.named_parameters()})
+            parts = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
             raise ValueError(f"freeze names {beginning!r}, which the model does not have; it has {', '.join(parts)}")
         for parameter in named:
             parameter.requires_grad = False
