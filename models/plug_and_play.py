@@ -54,7 +54,8 @@ class Settings:
 
     weights: "default" is what the project ships for `small` and COCO_V1 for torchvision's; otherwise a published
     name, a path or a URL; "random" leaves the network untrained. classes: their names, for weights that do not say
-    them (and for "random").
+    them (and for "random"). backbone_weights: of ImageNet, for the paper's detectors to begin a training with: a name
+    that timm or torchvision has for them, a path or a URL.
     tracker: "learned" is the paper's. "regression" looks with the detector's second stage where the box was (Tracktor),
     "farneback" moves the box by optical flow; neither needs training.
     """
@@ -70,6 +71,7 @@ class Settings:
     ] = "small"
     weights: str = "default"
     classes: tuple[str, ...] = ()
+    backbone_weights: str = "random"
     tracker: Literal["learned", "regression", "farneback"] = "learned"
     tracking_first: bool = True  # off: what the detector finds in each frame by itself
     moves: bool = True  # every box says where it goes, for Seq-Track-NMS; frames then come one late
@@ -96,6 +98,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"plug_and_play.{name} is {value}; it must be at least 1")
+        if self.backbone_weights != "random" and (self.detector not in PAPERS or self.weights != "random"):
+            raise ValueError(
+                f"plug_and_play.backbone_weights is {self.backbone_weights!r}; it is for weights 'random' and detector "
+                f"{' or '.join(PAPERS)}, not for weights {self.weights!r} and detector {self.detector!r}"
+            )
         if self.train == "tracker" and self.tracker != "learned":
             raise ValueError(
                 f"plug_and_play.train is 'tracker', but plug_and_play.tracker {self.tracker!r} has nothing to learn; "
@@ -114,7 +121,9 @@ def build(settings: Settings) -> Model:
     Raises FileNotFoundError where the weights are not, ValueError where they do not fit the detector or the tracker or
     nobody says what their classes are called.
     """
-    built = detectors.build(settings.detector, settings.weights, settings.classes, "plug-and-play-synthetic-v1")
+    options = {"backbone_weights": settings.backbone_weights} if settings.detector in PAPERS else {}
+    default = "plug-and-play-synthetic-v1"
+    built = detectors.build(settings.detector, settings.weights, settings.classes, default, options)
     model = Model(settings, built.detector, built.classes).eval()
     if built.stored:
         model.weights = weights.load_weights(model.network, built.stored, extras=model.extras)

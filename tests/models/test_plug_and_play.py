@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from models import plug_and_play
+from models.parts import detectors
 from models.parts.regression_tracker import rois_and_goals
+from models.parts.small_two_stage import SmallTwoStage
 from models.parts.tracking_first import Rows
 from models.parts.weights import write_weights
 from models.plug_and_play import Look, Memory, Model, Settings
@@ -373,11 +375,26 @@ def test_losses_and_gradients_are_finite(taught: Any, pair: list[dict[str, Tenso
         ({"max_tracked": 0}, "max_tracked is 0; it must be at least 1"),
         ({"per_object": 0}, "per_object is 0; it must be at least 1"),
         ({"train": "tracker", "tracker": "farneback"}, "train is 'tracker', but plug_and_play.tracker 'farneback'"),
+        ({"backbone_weights": "x"}, "backbone_weights is 'x'; .* not for weights 'random' and detector 'small'"),
+        ({"backbone_weights": "x", "detector": "hrnet_w32", "weights": "y"}, "backbone_weights .* not for weights 'y'"),
     ],
 )
 def test_settings_that_make_no_sense(given: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=f"plug_and_play.{says}"):
         replace(RANDOM, **given)
+
+
+def test_the_papers_detectors_begin_with_a_backbone_of_imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: dict[str, Any] = {}
+
+    def built(name: str, *_: Any, options: dict[str, Any] | None = None) -> detectors.Built:
+        begun[name] = options
+        return detectors.Built(SmallTwoStage(len(CLASSES)), CLASSES, None)
+
+    monkeypatch.setattr(detectors, "build", lambda *given: built(*given[:-1], options=given[-1]))
+    plug_and_play.build(replace(RANDOM, detector="hrnet_w32", backbone_weights="hrnet_w32.ms_in1k"))
+    plug_and_play.build(RANDOM)
+    assert begun == {"hrnet_w32": {"backbone_weights": "hrnet_w32.ms_in1k"}, "small": {}}
 
 
 def test_weights_may_lack_the_tracker(tmp_path: Path) -> None:
