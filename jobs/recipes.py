@@ -143,12 +143,11 @@ def check_weights(recipe: Recipe) -> None:
             continue
         small = f"{recipe.name}-small"
         instead = small in names() and weights.can_run(load(small))
-        trained = f", trained as in the paper's {needed.schedule}" if needed.schedule else ""
-        how = "`trackloom recipes --json` says how" if needed.schedule else needed.command
+        after = f", after {needed.after}" if needed.after and not weights.known()[needed.after].are_here else ""
+        how = f"train them{after} (`{needed.command}`)"
         raise ValueError(
-            f"recipe {recipe.name} needs the weights {needed.name} ({needed.what}{trained}), and they are not here; "
-            f"give a file with --set model.{setting}=FILE"
-            + (f", train them ({how}), or run {small}" if instead else f", or train them ({how})")
+            f"recipe {recipe.name} needs the weights {needed.name} ({needed.what}), and they are not here; "
+            f"give a file with --set model.{setting}=FILE" + (f", {how}, or run {small}" if instead else f", or {how}")
         )
 
 

@@ -1,6 +1,7 @@
-"""Named trainings: those of the small networks on synthetic-v1, whose weights the project ships.
+"""Named trainings: those of the papers (`jobs/papers`), and of the small networks on synthetic-v1.
 
-Each says its command; `models/weights/<name>.md`, written by it, what it took and how the weights score.
+Each says its command. The project ships the small networks' weights; `models/weights/<name>.md`, written by it, says
+what it took and how they score.
 """
 
 from __future__ import annotations
@@ -8,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from jobs.papers import tracktor_trainings, trainings
 from pipeline.training.settings import Training
 
 DETECTOR = "plug-and-play-synthetic-v1-detector"  # the small two-stage detector, which others begin with
-FRAMES_APART = 8  # frames between those of a pair; RetinaTrack, section 3.4
 
 
 def small_synthetic() -> Training:
     """SMOT's small detector on the training split of synthetic-v1: the weights that the demo runs on.
 
-    trackloom train --recipe small-synthetic --local --half --output models/weights/smot-synthetic-v1.safetensors
+    trackloom train --recipe small-synthetic --local --half --out runs/smot-synthetic-v1
+        --export models/weights/smot-synthetic-v1.safetensors
     """
     return Training(
         name="small-synthetic",
@@ -35,7 +37,8 @@ def plug_and_play_synthetic_detector() -> Training:
     """The small two-stage detector: PnP's tracker is plugged into it, TCD begins with it.
 
     trackloom train --recipe plug-and-play-synthetic-detector --local --half
-        -o models/weights/plug-and-play-synthetic-v1-detector.safetensors
+        --out runs/plug-and-play-synthetic-v1-detector
+        --export models/weights/plug-and-play-synthetic-v1-detector.safetensors
     """
     return replace(
         small_synthetic(),
@@ -50,8 +53,8 @@ def plug_and_play_synthetic_detector() -> Training:
 def plug_and_play_synthetic_tracker() -> Training:
     """PnP's tracker in the small detector, which stays as it is; on frames up to 9 apart, either way (section 6.2).
 
-    trackloom train --recipe plug-and-play-synthetic-tracker --local --half
-        -o models/weights/plug-and-play-synthetic-v1.safetensors
+    trackloom train --recipe plug-and-play-synthetic-tracker --local --half --out runs/plug-and-play-synthetic-v1
+        --export models/weights/plug-and-play-synthetic-v1.safetensors
     """
     return replace(
         small_synthetic(),
@@ -74,8 +77,8 @@ def tracklet_rcnn_synthetic() -> Training:
 
     Objects of one frame are told apart too (`negatives`): the paper's loss leaves their embeddings alike.
 
-    trackloom train --recipe tracklet-rcnn-synthetic --local --half
-        -o models/weights/tracklet-rcnn-synthetic-v1.safetensors
+    trackloom train --recipe tracklet-rcnn-synthetic --local --half --out runs/tracklet-rcnn-synthetic-v1
+        --export models/weights/tracklet-rcnn-synthetic-v1.safetensors
     """
     return replace(
         small_synthetic(),
@@ -92,8 +95,8 @@ def tracklet_rcnn_synthetic() -> Training:
 def detect_to_track_synthetic() -> Training:
     """D&T on the small backbone; on neighbouring frames (section 5.2).
 
-    trackloom train --recipe detect-to-track-synthetic --local --half
-        -o models/weights/detect-to-track-synthetic-v1.safetensors
+    trackloom train --recipe detect-to-track-synthetic --local --half --out runs/detect-to-track-synthetic-v1
+        --export models/weights/detect-to-track-synthetic-v1.safetensors
     """
     return replace(
         small_synthetic(),
@@ -112,8 +115,8 @@ def retina_track_synthetic() -> Training:
     As the paper's begins with COCO's weights, it begins with what has learned the patterns: from nothing about 2,000
     steps pass before the first class is told from another.
 
-    trackloom train --recipe retina-track-synthetic --local --half
-        -o models/weights/retina-track-synthetic-v1.safetensors
+    trackloom train --recipe retina-track-synthetic --local --half --out runs/retina-track-synthetic-v1
+        --export models/weights/retina-track-synthetic-v1.safetensors
     """
     return replace(
         small_synthetic(),
@@ -122,8 +125,8 @@ def retina_track_synthetic() -> Training:
         model_settings={"network": "small", "backbone_weights": "smot-synthetic-v1"},
         linker="track_store",
         frames_per_clip=2,
-        min_gap=FRAMES_APART,
-        max_gap=FRAMES_APART,
+        min_gap=trainings.APART,
+        max_gap=trainings.APART,
         batch_size=4,
         steps=3000,
         learning_rate=3e-3,
@@ -133,8 +136,8 @@ def retina_track_synthetic() -> Training:
 def tracktor_synthetic() -> Training:
     """The ReID network of Tracktor++, beside the small detector, trained before; clips tell identities apart.
 
-    trackloom train --recipe tracktor-synthetic --local --half
-        -o models/weights/tracktor-synthetic-v1.safetensors
+    trackloom train --recipe tracktor-synthetic --local --half --out runs/tracktor-synthetic-v1
+        --export models/weights/tracktor-synthetic-v1.safetensors
     """
     return replace(
         small_synthetic(),
@@ -150,7 +153,9 @@ def tracktor_synthetic() -> Training:
     )
 
 
-RECIPES: dict[str, Callable[[], Training]] = {
+RECIPES: dict[str, Callable[[], Training]] = {  # ours last: what they teach is what is proposed where it lacks
+    **trainings.RECIPES,
+    **tracktor_trainings.RECIPES,
     "small-synthetic": small_synthetic,
     "plug-and-play-synthetic-detector": plug_and_play_synthetic_detector,
     "plug-and-play-synthetic-tracker": plug_and_play_synthetic_tracker,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torchvision.models import ResNet34_Weights
 
 from jobs import command, prepare, recipes
 from jobs.listing import figure, figures
@@ -21,7 +20,6 @@ from jobs.papers.row import Row
 from jobs.run import run
 from jobs.train import training_of
 from jobs.trainings import DETECTOR
-from models.parts import backbones
 from pipeline import scoring
 from pipeline.config import load, settings
 from pipeline.detect import build
@@ -34,6 +32,7 @@ ALL = {recipe.name: recipe for run in RUNS.values() for recipe in (run.recipe, r
 }
 UNTRAINED: dict[str, Any] = {"weights": "random", "classes": ("one", "two")}
 RANDOM_REID = {"reid_weights": "random"}
+SOURCES = ("ILSVRC2015", "MOT15", "MOT17", "COCO", "WAYMO", "WIDER", "FACES.json")
 NETWORK = {"detect_to_track": "backbone", "retina_track": "network"}  # what else but `detector` says which it is
 
 
@@ -183,38 +182,46 @@ class TestWeights:
     def test_what_trains_them_is_a_training_of_their_network(self) -> None:
         for name, needed in weights.known().items():
             words = needed.training.split()
-            options: dict[str, list[str]] = {"--set": [], "--catalog": [], "--model": [], "--recipe": []}
-            for option, value in pairwise(words):
-                if option in options:
-                    options[option].append(value)
-            single = {key.strip("-"): values[0] for key, values in options.items() if values and key != "--set"}
-            training = training_of(single.pop("recipe", None), options["--set"], **single)
-            begun = {"weights": "random", **training.model_settings}
-            if needed.after:  # what the command says besides, is what a named training says too
-                assert needed.after in weights.known(), name
-                assert begun.get(needed.start) in (needed.after, "random"), name
-                begun[needed.start] = needed.after
-            settings(load("model", training.model).Settings, begun, f"model {training.model}")
-            begins_with = [option for option in options["--set"] if "backbone_weights" in option]
-            if begins_with:
-                backbone = begun[NETWORK.get(training.model, "detector")]
-                own = ResNet34_Weights.__members__ if backbone == "resnet34_fpn_ssd" else backbones.published(backbone)
-                assert begins_with[0].partition("=")[2] in own, name
-            if training.model_settings.get("train") == "reid" and "reid_weights" in training.model_settings:
-                published = backbones.published(training.model_settings["reid"])
-                assert training.model_settings["reid_weights"] in published, name
+            assert words[0] == "--recipe", name
+            assert ("--local" in words) == ("synthetic" in name), name
+            assert (words[2] in SOURCES) == ("--gpu" in words) == ("synthetic" not in name), name
+            training = training_of(words[1], [value for option, value in pairwise(words) if option == "--set"])
+            given = {"weights": "random", "classes": ("one",), **training.model_settings}
+            if given["weights"] != "random":
+                del given["classes"]
+            settings(load("model", training.model).Settings, given, f"model {training.model}")
+            begun = (training.start, *(given.get(start) for start in ("weights", "backbone_weights", "reid_weights")))
+            own = [start for start in begun if start in weights.known()]
+            assert own == ([needed.after] if needed.after else []), name
             of_runs = {recipe.model for recipe in ALL.values() if recipe.model_settings.get("weights") == name}
             assert of_runs <= {training.model}, name
 
-    def test_what_begins_otherwise_than_the_paper_s_says_so(self) -> None:
-        """COCO's weights have other classes than MOT and Waymo, so that no training here can begin with them."""
+    def test_what_runs_build_on_is_what_the_training_makes(self) -> None:
+        """A setting of a run that shapes its network is that of the training of its weights."""
+        shaping = {"detector", "backbone", "network", "head", "m1", "m2", "m3", "num_shapes", "deformable", "benchmark"}
+        for recipe in ALL.values():
+            needed = weights.needed_by(recipe).get("weights")
+            if needed:
+                words = needed.training.split()
+                training = training_of(words[1], [value for option, value in pairwise(words) if option == "--set"])
+                both = [
+                    vars(settings(load("model", recipe.model).Settings, {**each, "weights": "random"}, recipe.name))
+                    for each in (recipe.model_settings, training.model_settings)
+                ]
+                different = {field for field in shaping & both[0].keys() if both[0][field] != both[1][field]}
+                assert not different, (recipe.name, needed.name)
+
+    def test_what_begins_with_others_says_so(self) -> None:
         known = weights.known()
-        for name in ("retina-track-resnet50-waymo", "smot-resnet34-mot17", "tracklet-rcnn-resnet101-mot15"):
-            assert "backbone_weights=IMAGENET1K_V1" in known[name].command
-            assert "but from weights of ImageNet" in known[name].schedule
-        assert "but from nothing" in known["tracktor-resnet50-mot17"].schedule
-        small = "--set model.backbone_weights=models/weights/smot-synthetic-v1.safetensors"
-        assert small in known["retina-track-synthetic-v1"].command
+        assert known["detect-to-track-resnet50-vid"].command == (
+            "trackloom train --recipe dt-vid ILSVRC2015 --gpu --set model.backbone=resnet50 "
+            "--set start=detect-to-track-resnet50-vid-detector --out runs/detect-to-track-resnet50-vid "
+            "--export models/weights/detect-to-track-resnet50-vid.safetensors"
+        )
+        for name in ("retina-track-resnet50-waymo-star-shared", "retina-track-resnet50-waymo-shared"):
+            assert known[name].after == "retina-track-resnet50-coco-shared"
+        with pytest.raises(ValueError, match=r"train them, after detect-to-track-resnet101-vid-detector \(`trackloom"):
+            recipes.check_weights(recipes.load("dt-resnet101"))
 
     def test_a_recipe_whose_weights_are_not_here_fails_in_one_sentence_before_any_work(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -310,7 +317,7 @@ class TestListing:
             "retina-track-resnet50-waymo-no-triplet",
             "reid-resnet50-waymo",
         )
-        assert "--set model.train=reid" in full["reid_weights"]["training"]
+        assert full["reid_weights"]["training"].startswith("trackloom train --recipe reid-waymo WAYMO --gpu --out ")
         assert small["reid_weights"]["name"] == "tracktor-synthetic-v1"
         assert found["dt-time-linking"]["benchmark"] == "trackloom benchmark linkers"
         assert found["tcd-t5-thp"]["published"]["mAP_track [%]"] is None

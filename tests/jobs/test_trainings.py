@@ -1,0 +1,162 @@
+"""The papers' trainings: what they print of steps, rates and data is what the named ones have; all can begin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from jobs import prepare
+from jobs.papers import weights
+from jobs.papers.tracktor_trainings import RECIPES as OF_TRACKTOR
+from jobs.papers.trainings import RECIPES as OF_PAPERS
+from jobs.trainings import RECIPES
+from models.parts.weights import StoredWeights, begin_with
+from pipeline.config import load, settings
+from pipeline.recipe import Recipe
+from pipeline.training.optimizing import rate
+from pipeline.training.settings import Stills, Training
+
+AT_THEIR_SIZE = {**OF_PAPERS, **OF_TRACKTOR}
+
+
+def of_catalog(name: str, given: Any) -> Any:
+    return settings(load("catalog", name).Settings, given, f"catalog {name}")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_named_training_fits_together(name: str) -> None:
+    """Model, catalog, stills and linker have the settings that it gives them, and go together."""
+    training = RECIPES[name]()
+    assert training.name == name
+    of_catalog(training.catalog, training.catalog_settings)
+    recipe = Recipe(
+        model=training.model,
+        model_settings={"weights": "random", **training.model_settings},
+        linker=training.linker,
+        linker_settings=training.linker_settings,
+    )
+    prepare.check_model_and_linker(recipe)
+    if training.stills:
+        stills = Stills.of(training.stills)
+        of_catalog(stills.catalog, stills.catalog_settings)
+    if name in AT_THEIR_SIZE:
+        assert "--gpu" in str(RECIPES[name].__doc__)
+        assert (training.average, training.validation) == (0, None)
+        assert not training.start or training.start in weights.known() or "_Weights." in training.start
+
+
+# As printed: batch, GPUs; after how many steps which rate is the one, to the last; weight decay.
+PRINTED: dict[str, tuple[tuple[int, int], dict[int, float], float]] = {
+    "tcd-vid": ((4, 4), {80_000: 1e-3, 120_000: 1e-4}, 1e-4),
+    "tcd-mot15-coco": ((16, 8), {75_000: 0.02, 100_000: 0.002, 120_000: 0.0002}, 1e-4),
+    "tcd-mot15": ((4, 4), {70_000: 1e-3, 110_000: 1e-4}, 1e-4),
+    "dt-vid-detector": ((4, 1), {60_000: 1e-3, 80_000: 1e-4}, 5e-4),
+    "dt-vid": ((4, 1), {40_000: 1e-4, 60_000: 1e-5}, 5e-4),
+    "pnp-vid-detector": ((8, 4), {90_000: 1e-3, 135_000: 1e-4}, 1e-4),
+    "pnp-vid-tracker": ((16, 4), {80_000: 1e-3, 120_000: 1e-4}, 1e-4),
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_steps_and_rates_are_the_paper_s(name: str) -> None:
+    batch, until, decay = PRINTED[name]
+    training = OF_PAPERS[name]()
+    assert (training.batch_size, training.workers) == batch
+    assert (training.optimizer, training.momentum, training.weight_decay) == ("sgd", 0.9, decay)
+    assert training.steps == max(until)
+    first = 0
+    for stop, printed in until.items():
+        assert rate(first, training) == pytest.approx(printed)
+        assert rate(stop - 1, training) == pytest.approx(printed)
+        first = stop
+
+
+@pytest.mark.parametrize(
+    ("name", "warmup", "highest", "steps", "clips"),
+    [
+        ("retina-track-coco", 2000, 0.004, 25_000, 64 // 8),
+        ("retina-track-waymo", 1000, 0.001, 10_000, 128 // 32),
+        ("retina-track-waymo-v1.1", 1000, 0.004, 100_000, 128 // 32),
+    ],
+)
+def test_retinatrack_s_rate_rises_and_falls_by_a_cosine(
+    name: str, warmup: int, highest: float, steps: int, clips: int
+) -> None:
+    training = OF_PAPERS[name]()
+    assert (training.steps, training.momentum, training.weight_decay) == (steps, 0.9, 4e-4)
+    assert training.batch_size // training.workers == clips
+    assert rate(warmup // 2, training) == pytest.approx(highest / 2, rel=0.01)
+    assert rate(warmup, training) == pytest.approx(highest)
+    assert rate((warmup + steps) // 2, training) == pytest.approx(highest / 2)
+    assert rate(steps - 1, training) < 1e-6
+
+
+def test_what_is_learned_on_is_the_paper_s() -> None:
+    def shown(name: str) -> tuple[Any, ...]:
+        training = OF_PAPERS[name]()
+        share = Stills.of(training.stills).share if training.stills else 0
+        pair = (training.frames_per_clip, training.min_gap, training.max_gap, training.reverse)
+        return pair, training.frames_per_video, round(share, 2)
+
+    assert shown("tcd-vid") == ((2, 1, 1, False), 15, 0.5)
+    assert shown("tcd-mot15") == ((2, 1, 1, False), None, 0)
+    assert shown("dt-vid-detector") == ((1, 1, 1, False), 10, 0.5)
+    assert shown("dt-vid") == ((2, 1, 1, False), None, 0.5)
+    assert shown("pnp-vid-detector") == ((1, 1, 1, False), 15, 0.48)  # 53k images, 57k frames
+    assert shown("pnp-vid-tracker") == ((2, 1, 9, True), None, 0)
+    assert shown("retina-track-waymo") == ((2, 8, 8, False), None, 0)
+    for name in ("tcd-vid", "dt-vid-detector", "dt-vid", "pnp-vid-detector"):
+        stills = Stills.of(OF_PAPERS[name]().stills or {})
+        chosen = of_catalog(stills.catalog, stills.catalog_settings)
+        assert (stills.catalog, stills.source, chosen.split, chosen.per_class) == ("imagenet_det", "", "train", 2000)
+    for training in (make() for make in AT_THEIR_SIZE.values()):
+        assert training.flip
+        assert not training.flip_vertical
+        assert not training.permute_colours
+
+
+def test_a_batch_of_reid_never_has_two_clips_of_one_of_few_videos() -> None:
+    """Two would make an object its own negative."""
+    for name in ("reid-mot17", "reid-faces"):
+        training = OF_TRACKTOR[name]()
+        assert training.batch_size == training.workers == 1
+        assert training.frames_per_clip >= 8
+
+
+def built(training: Training, classes: tuple[str, ...]) -> Any:
+    """The network at its size, but for the published weights that it would begin with."""
+    given = {key: value for key, value in training.model_settings.items() if not key.endswith("_weights")}
+    given |= {"reid_weights": "random"} if "reid" in given else {}
+    module = load("model", training.model)
+    return module.build(settings(module.Settings, {**given, "weights": "random", "classes": classes}, training.name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "then", "anew"),
+    [
+        ("tcd-mot15-coco", "tcd-mot15", {"cls_score"}),
+        ("dt-vid-detector", "dt-vid", {"track_branch"}),
+        ("pnp-vid-detector", "pnp-vid-tracker", set()),
+        ("retina-track-coco", "retina-track-waymo", {"classes", "embeddings"}),
+        ("smot-mot17-coco", "smot-mot17", {"classification_head"}),
+        ("tracktor-mot17", "reid-mot17", set()),
+    ],
+)
+def test_a_training_can_begin_with_the_one_before_it(first: str, then: str, anew: set[str]) -> None:
+    """Paper-size networks: all of the first's tensors have a place, but for outputs of other classes."""
+    before, after = AT_THEIR_SIZE[first](), AT_THEIR_SIZE[then]()
+    others = before.catalog != after.catalog
+    torch.manual_seed(0)
+    theirs = built(before, ("one", "two", "three") if others else ("one", "two"))
+    tensors = {**theirs.network.state_dict()}
+    tensors |= {
+        f"{part}.{name}": tensor for part, extra in theirs.extras.items() for name, tensor in extra.state_dict().items()
+    }
+    ours = built(after, ("one", "two"))
+    begun = begin_with(ours.network, StoredWeights(first, tensors, {}, ""), ours.extras)
+    print(first, then, begun.anew)
+    assert {part for name in begun.anew for part in anew if part in name} == anew
+    assert all(any(part in name for part in anew) for name in begun.anew)
