@@ -54,6 +54,7 @@ class Settings:
 class Dataset:
     """place: image id -> (video_id, frame index); files: video_id -> its file names, in order; sizes: its frames'.
 
+    frame_ids: video_id -> what its frames are numbered by, in order; nothing where a number is missing.
     categories: category id -> (label, name), labels from 0 in the order of the ids.
     annotations: video_id -> its rows; None where the file has no annotations at all.
     """
@@ -62,6 +63,7 @@ class Dataset:
     place: Mapping[int, tuple[str, int]]
     files: Mapping[str, Sequence[str]]
     sizes: Mapping[str, tuple[int, int] | None]
+    frame_ids: Mapping[str, Sequence[int]]
     categories: Mapping[int, tuple[int, str]]
     annotations: Mapping[str, Sequence[Mapping[str, Any]]] | None
 
@@ -214,6 +216,10 @@ def _read_dataset(path: str, stills: bool | None) -> Dataset:
         sizes={
             video: (int(first["height"]), int(first["width"])) if "height" in first and "width" in first else None
             for video, (first, *_) in members.items()
+        },
+        frame_ids={
+            video: [image["frame_id"] for image in frames] if all("frame_id" in image for image in frames) else []
+            for video, frames in members.items()
         },
         categories=categories,
         annotations=_by_video(rows, place, categories, path) if rows else None,

@@ -3,7 +3,11 @@
 A folder whose files are images is one video; a folder above such folders is a dataset of them; an image named by
 itself is a video of one frame. Everything may lie at any fsspec URL. A list is a `.txt` file with one path a line,
 relative to it, or several sources with commas between.
-Nothing is known of what the videos show: there is no truth.
+
+Truth is what lies beside a video: MOTChallenge's text, COCO json or ImageNet VID's XML; `parts.beside` says where. With
+it `run` scores and `train` learns:
+
+    trackloom train fly.mp4 --catalog folder --set catalog.classes=fly --frames :80% ...       fly.txt beside it
 """
 
 from __future__ import annotations
@@ -17,7 +21,9 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
+from catalogs.parts.beside import Beside, looks_like_text
 from catalogs.parts.files import IMAGES, VIDEOS, address, identity
+from catalogs.parts.own_truth import read, uri_of
 from pipeline.records import Kind, VideoInfo, unique_ids
 
 CLASSES: tuple[str, ...] = ()
@@ -28,12 +34,19 @@ class Settings:
     """suffixes: of the files that are taken for videos in a folder; one named by itself or in a list always is.
 
     fps: frames a second of folders of images.
+    classes: the names of the classes, in the order of their labels: text numbers them from 1, or has boxes of the only
+    one; json and XML may name no others. None of them: text has boxes of class `object`, the others name theirs.
+    truth: whether what lies beside the videos is taken for their truth.
     """
 
     suffixes: tuple[str, ...] = VIDEOS
     fps: float | None = None
+    classes: tuple[str, ...] = ()
+    truth: bool = True
 
     def __post_init__(self) -> None:
+        if len({*self.classes, ""}) <= len(self.classes):
+            raise ValueError(f"folder.classes is {','.join(self.classes)!r}; it must be different names, none empty")
         if self.fps is not None and not 0 < self.fps < 10_000:
             raise ValueError(f"folder.fps is {self.fps}; it must be above 0")
 
@@ -43,7 +56,7 @@ def videos(source: str | Sequence[str] | None, settings: Settings | None = None)
 
     video_id is the path below the source's root (the folder given, the fixed part of a glob, what the entries of a
     list share) without its suffix, with slashes. Raises FileNotFoundError where the source does not exist or
-    holds no video, ValueError where two videos would share an id.
+    holds no video, ValueError where two videos would share an id, and where one has truth in two places.
     """
     if not source:
         raise ValueError("the catalog folder needs videos: a file, folder, quoted glob, list file or folder of images")
@@ -56,8 +69,11 @@ def videos(source: str | Sequence[str] | None, settings: Settings | None = None)
 
 
 def truth(video: VideoInfo) -> pa.Table | None:
-    """None: nothing is known of the user's own videos."""
-    return None
+    """What lies beside a video, as rows of TRUTH; None where nothing does.
+
+    Raises ValueError that names the file, and the line where it has lines, of what is damaged.
+    """
+    return None if video.truth_uri is None else read(video)
 
 
 Found = list[tuple[str, VideoInfo]]  # the video's full path, and the video
@@ -80,7 +96,7 @@ def _expand(source: str, settings: Settings) -> Found:
     if files.isdir(path):
         return _in_folder(files, path, source, settings)
     if files.exists(path):
-        return _listed(files, path, settings) if path.endswith(".txt") else [_named(files, path, path)]
+        return _listed(files, path, settings) if path.endswith(".txt") else [_named(files, path, settings)]
     if any(sign in path for sign in "*?["):
         return _in_glob(files, path, source, settings)
     raise FileNotFoundError(f"{source} does not exist{_near(files, path)}")
@@ -92,15 +108,14 @@ def _in_folder(files: Any, root: str, source: str, settings: Settings) -> Found:
     entries = [entry for entry in files.find(root, detail=True).values() if not _is_hidden(entry["name"], root)]
     runs = tuple(entry["name"].removesuffix("run.json") for entry in entries if entry["name"].endswith("/run.json"))
     entries = [entry for entry in entries if not entry["name"].startswith(runs)]
-    found = [_video(files, entry, root) for entry in entries if entry["name"].lower().endswith(settings.suffixes)]
+    about = _About(files, root, settings)
+    found = [about.video(entry) for entry in entries if entry["name"].lower().endswith(settings.suffixes)]
     folders: dict[str, list[dict[str, Any]]] = {}
     for entry in entries:
         if entry["name"].lower().endswith(IMAGES):
             folders.setdefault(posixpath.dirname(entry["name"]), []).append(entry)
     beside = {posixpath.dirname(path) for path, _ in found}  # a poster beside a video is no video
-    found += [
-        _images(files, folder, members, root, settings) for folder, members in folders.items() if folder not in beside
-    ]
+    found += [about.images(folder, members) for folder, members in folders.items() if folder not in beside]
     if not found:
         raise FileNotFoundError(
             f"{source} holds no video among its {len(entries)} files{_suffixes(entries)}; looked for "
@@ -112,15 +127,15 @@ def _in_folder(files: Any, root: str, source: str, settings: Settings) -> Found:
 def _in_glob(files: Any, pattern: str, source: str, settings: Settings) -> Found:
     """What a pattern matches: files by their suffix, folders as folders of images or of videos."""
     fixed = pattern[: min(pattern.index(sign) for sign in "*?[" if sign in pattern)]
-    root = posixpath.dirname(fixed)
+    about = _About(files, posixpath.dirname(fixed), settings)
     matches = files.glob(pattern, detail=True)
     found: Found = []
     for path, entry in sorted(matches.items()):
         if entry["type"] == "file" and path.lower().endswith(settings.suffixes):
-            found.append(_video(files, entry, root))
+            found.append(about.video(entry))
         elif entry["type"] == "directory":
             images = [e for e in files.ls(path, detail=True) if e["name"].lower().endswith(IMAGES)]
-            found += [_images(files, path, images, root, settings)] if images else []
+            found += [about.images(path, images)] if images else []
     if not found:
         raise FileNotFoundError(
             f"{source} matches {len(matches)} files and folders, none of them a video{_suffixes(matches.values())}; "
@@ -131,7 +146,8 @@ def _in_glob(files: Any, pattern: str, source: str, settings: Settings) -> Found
 
 def _listed(files: Any, path: str, settings: Settings) -> Found:
     """The sources that a list file names, one a line; empty lines and those that start with # are left out."""
-    lines = [line.strip() for line in files.cat_file(path).decode().splitlines()]
+    content = files.cat_file(path)
+    lines = [line.strip() for line in content.decode().splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise FileNotFoundError(f"{path} lists no video; it must hold one path a line")
@@ -142,6 +158,10 @@ def _listed(files: Any, path: str, settings: Settings) -> Found:
         try:
             found += _expand(target, settings)
         except FileNotFoundError as error:
+            if looks_like_text(content):
+                raise ValueError(
+                    f"{path} is no list of videos: it holds MOTChallenge's numbers; name the video that they are of"
+                ) from None
             raise FileNotFoundError(f"{path} lists {line}, but {error}") from None
     return _below_shared_root(found)
 
@@ -157,25 +177,43 @@ def _below_shared_root(found: Found) -> Found:
     ]
 
 
-def _named(files: Any, path: str, name: str) -> tuple[str, VideoInfo]:
+def _named(files: Any, path: str, settings: Settings) -> tuple[str, VideoInfo]:
     """A file given by name, taken whatever its suffix."""
-    return _video(files, {**files.info(path), "name": name}, posixpath.dirname(path))
+    return _About(files, posixpath.dirname(path), settings).video({**files.info(path), "name": path})
 
 
-def _video(files: Any, entry: dict[str, Any], root: str) -> tuple[str, VideoInfo]:
-    path = entry["name"]
-    uri = address(files, path)
-    kind: Kind = "image" if path.lower().endswith(IMAGES) else "video"
-    return path, VideoInfo(_id(path, root, True), uri, "folder", kind, identity=identity([entry]))
+class _About:
+    """What is known of videos, from their files and what lies beside them; root: their ids are paths below it."""
 
+    def __init__(self, files: Any, root: str, settings: Settings) -> None:
+        self._files, self._root, self._settings = files, root, settings
+        self._beside = Beside(files, settings.suffixes)
 
-def _images(
-    files: Any, folder: str, entries: list[dict[str, Any]], root: str, settings: Settings
-) -> tuple[str, VideoInfo]:
-    name = _id(folder, root, False) if folder.rstrip("/") != root else posixpath.basename(root)
-    return folder, VideoInfo(
-        name, address(files, folder), "folder", "images", identity=identity(entries), fps=settings.fps
-    )
+    def video(self, entry: dict[str, Any]) -> tuple[str, VideoInfo]:
+        """A file's path and what is known of it."""
+        path = entry["name"]
+        kind: Kind = "image" if path.lower().endswith(IMAGES) else "video"
+        return path, self._info(_id(path, self._root, True), path, kind, [entry])
+
+    def images(self, folder: str, entries: list[dict[str, Any]]) -> tuple[str, VideoInfo]:
+        """A folder's path and what is known of it as a video; entries: of its images."""
+        is_root = folder.rstrip("/") == self._root
+        name = posixpath.basename(self._root) if is_root else _id(folder, self._root, False)
+        return folder, self._info(name, folder, "images", entries)
+
+    def _info(self, name: str, path: str, kind: Kind, entries: list[dict[str, Any]]) -> VideoInfo:
+        settings, truth = self._settings, None
+        if settings.truth and kind != "image":
+            truth = self._beside.find(path.rstrip("/"), kind == "video")
+        return VideoInfo(
+            name,
+            address(self._files, path),
+            "folder",
+            kind,
+            identity=identity([*entries, *(truth[1] if truth else ())]),
+            truth_uri=uri_of(address(self._files, truth[0]), settings.classes) if truth else None,
+            fps=settings.fps if kind == "images" else None,
+        )
 
 
 def _id(path: str, root: str, has_suffix: bool) -> str:

@@ -24,8 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from catalogs.parts.files import IMAGES, VIDEOS, address, identity, listed
-from catalogs.parts.mot_text import Floats, read_text
-from catalogs.parts.tables import of_schema
+from catalogs.parts.mot_text import read_text, rows_of
 from pipeline import records
 from pipeline.boxes import from_xywh
 from pipeline.records import VideoInfo
@@ -157,7 +156,7 @@ def read_truth(path: str, video_id: str, person: str | None = None) -> pa.Table:
     flags: list[list[str]] = [[]] * count
     for row in np.flatnonzero(~scored).tolist():
         flags[row] = ["distractor" if excusing[row] else "unscored", CLASS_NAMES.get(int(class_id[row]), UNNAMED)]
-    return _table(
+    return rows_of(
         TRUTH,
         columns,
         video_id,
@@ -177,7 +176,7 @@ def read_tracks(path: str, video_id: str) -> pa.Table:
     count = len(columns)
     confidence = columns[:, 6] if columns.shape[1] > 6 else np.full(count, -1.0)
     score = (np.ones(count) if (confidence == -1).all() else confidence).astype(np.float32)
-    return _table(
+    return rows_of(
         TRACKS,
         columns,
         video_id,
@@ -210,22 +209,6 @@ def read_detections(path: str, fps: float | None = None) -> list[records.Detecti
         )
         for index, (a, b) in enumerate(pairwise(bounds.tolist()))
     ]
-
-
-def _table(schema: pa.Schema, columns: Floats, video_id: str, **given: Any) -> pa.Table:
-    """Rows of a schema from the columns of a file, sorted by frame and id; what is not given is null."""
-    track = columns[:, 1].astype(np.int64)
-    if (track == 0).any():
-        track = np.where(track >= 0, track + 1, -1)
-    table = of_schema(
-        schema,
-        from_xywh(columns[:, 2:6]).astype(np.float32),
-        video_id=video_id,
-        frame_index=columns[:, 0].astype(np.int64) - 1,
-        track_id=pa.array(track, mask=track < 0),
-        **given,
-    )
-    return table.take(np.lexsort((track, columns[:, 0])))
 
 
 def _sequences(fs: Any, root: str, settings: Settings) -> list[VideoInfo]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import fsspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv
+
+from catalogs.parts.tables import of_schema
+from pipeline.boxes import from_xywh
 
 Floats = NDArray[np.float64]
 
@@ -45,6 +50,28 @@ def read_text(path: str) -> Floats:
             number, line = _filled_lines(path, content)[int(np.argmax(wrong))]
             raise ValueError(f"{path}:{number}: {what}; got: {line[:80]}")
     return columns
+
+
+def rows_of(schema: pa.Schema, columns: Floats, video_id: str, **given: Any) -> pa.Table:
+    """Rows of a schema from the columns of a file, sorted by frame and id; what is not given is null."""
+    track = columns[:, 1].astype(np.int64)
+    if (track == 0).any():
+        track = np.where(track >= 0, track + 1, -1)
+    table = of_schema(
+        schema,
+        from_xywh(columns[:, 2:6]).astype(np.float32),
+        video_id=video_id,
+        frame_index=columns[:, 0].astype(np.int64) - 1,
+        track_id=pa.array(track, mask=track < 0),
+        **given,
+    )
+    return table.take(np.lexsort((track, columns[:, 0])))
+
+
+def line_of(path: str, row: int) -> int:
+    """The number, from 1, of the line that a row of `read_text` comes from."""
+    with fsspec.open(path, "rb") as file:
+        return _filled_lines(path, file.read())[row][0]
 
 
 def _plain_numbers(content: bytes) -> Floats | None:
