@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import IO, Any, Protocol
@@ -188,7 +188,8 @@ class AvReader:
         self._filters = (*TURNS[header.turns], ("scale", f"{width}:{height}"), ("format", "rgb24"))
         self._graphs: dict[tuple[object, ...], av.filter.Graph] = {}
 
-    def frames(self, start: int, stop: int | None) -> Iterator[tuple[int, Frame]]:
+    def frames(self, start: int, stop: int | None, only: Collection[int] | None = None) -> Iterator[tuple[int, Frame]]:
+        """As a Reader's. only: which frames are given, all others are not even resized; None for all."""
         container, packets, last = self._enter(start)
         with container:
             codec = container.streams.video[self._stream].codec_context
@@ -213,7 +214,7 @@ class AvReader:
                         continue
                     place = self._index.position(frame.pts)
                     last = last + 1 if place is None else place
-                    if last >= start:
+                    if last >= start and (only is None or last in only):
                         yield last, self._picture(frame)
 
     def _leads(self, pts: int | None, last: int) -> bool:

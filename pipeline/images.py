@@ -90,7 +90,7 @@ class ImageReader:
         self.images = images
         why = ""
         for index, content in enumerate(images.contents(0)):
-            image = self._decoded(index, content)
+            image = decoded(content, images.names[index])
             if not isinstance(image, str):
                 break
             why = why or image
@@ -105,33 +105,37 @@ class ImageReader:
 
     def frames(self, start: int, stop: int | None) -> Iterator[tuple[int, Frame]]:
         for index, content in enumerate(self.images.contents(start), start):
-            image = self._first[1] if index == self._first[0] else self._decoded(index, content)
+            image = self._first[1] if index == self._first[0] else decoded(content, self.images.names[index])
             if isinstance(image, str):
                 self.problems[index] = image
             elif image.shape[:2] != self.size:
                 self.problems[index] = f"its size {image.shape[:2]} is not that of the first image, {self.size}"
             else:
-                yield index, self._resized(image)
+                yield index, resized(image, self.target)
 
-    def _decoded(self, index: int, content: bytes | str) -> Frame | str:
-        """The image, or why there is none."""
-        if isinstance(content, str):
-            return content
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        try:
-            image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
-        except cv2.error:  # more pixels than OpenCV takes
-            image = None
-        if image is None:
-            return f"{self.images.names[index]} is not a readable image"
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
-    def _resized(self, image: Frame) -> Frame:
-        if self.target == self.size:
-            return image
-        shrinks = self.target[0] * self.target[1] < self.size[0] * self.size[1]
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        return np.asarray(cv2.resize(image, self.target[::-1], interpolation=method), np.uint8)
+def decoded(content: bytes | str, name: str) -> Frame | str:
+    """The image in its own size, or why there is none. content: as `Images` gives it; name: as it is called there."""
+    if isinstance(content, str):
+        return content
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    except cv2.error:  # more pixels than OpenCV takes
+        image = None
+    if image is None:
+        return f"{name} is not a readable image"
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def resized(image: Frame, size: tuple[int, int]) -> Frame:
+    """The image as large as this, (height, width)."""
+    if size == image.shape[:2]:
+        return image
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    return np.asarray(
+        cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC), np.uint8
+    )
 
 
 def file_size(uri: str) -> int:

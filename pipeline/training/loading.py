@@ -1,32 +1,29 @@
-"""Batches of a training, one after the other from any step on, loaded ahead by processes beside the network's."""
+"""Batches of a training, one after the other from any step on, loaded ahead by processes beside the network's.
+
+The processes are not forks of the network's, which may hang where that one has threads of Arrow, Ray, CUDA or a remote
+file system. They are forks of a server that has imported what they need and done nothing: it costs the seconds that
+importing torch takes, once. A batch comes from them as one tensor in shared memory and a few arrays: each tensor there
+is an open file, and targets would be hundreds.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from multiprocessing.context import BaseContext
 
+import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.training.frames import Frames, Targets
 from pipeline.training.sampling import Sampler
 from pipeline.training.settings import Training
-from pipeline.training.turning import Targets, turned
-
-
-class Frames(Protocol):
-    """Labelled frames, by number."""
-
-    @property
-    def video(self) -> NDArray[np.int64]:
-        """Which video each is of, int (N,); those of one stand together, in order of time."""
-        ...
-
-    def clip(self, indices: Sequence[int]) -> tuple[Tensor, Targets]:
-        """The frames of these numbers, of one video: uint8 (T, 3, H, W), and their targets."""
-        ...
+from pipeline.training.turning import padded, turned
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,18 @@ class Batch:
 
     clips: list[Tensor]
     targets: list[Targets]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch as it travels. clips: uint8 (B, T, 3, H, W); targets: as a Batch's, of arrays."""
+
+    clips: Tensor
+    targets: list[list[dict[str, NDArray[np.generic]]]]
+
+    def pin_memory(self) -> Packed:
+        """Into memory that a GPU reads by itself; torch calls it."""
+        return Packed(self.clips.pin_memory(), self.targets)
 
 
 class Batches(Dataset[Batch]):
@@ -53,15 +62,56 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, number: int) -> Batch:
         draws = self.sampler.batch(number)[self.mine]
         pairs = [turned(*self.sources[draw.source].clip(draw.frames), draw) for draw in draws]
-        return Batch([clip for clip, _ in pairs], [targets for _, targets in pairs])
+        return Batch(padded([clip for clip, _ in pairs]), [targets for _, targets in pairs])
 
     def since(self, first: int, pin: bool = False) -> Iterator[Batch]:
-        """Batches from number `first` to the last of the training. pin: in memory that a GPU reads by itself."""
-        loader = DataLoader(
-            self,
+        """Batches from number `first` to the last of the training; its processes end with the iterator.
+
+        pin: in memory that a GPU reads by itself. Raises ValueError where a video cannot be decoded, at its batch.
+        """
+        loaders = self.training.loaders
+        loader: DataLoader[Packed | ValueError] = DataLoader(
+            _Packing(self),
             batch_size=None,  # an item is a batch already
             sampler=range(first, self.training.steps),
-            num_workers=self.training.loaders,
+            num_workers=loaders,
+            multiprocessing_context=_server() if loaders else None,
+            worker_init_fn=_alone,
             pin_memory=pin,
+            generator=torch.Generator(),  # of torch's own chance nothing is taken
         )
-        return iter(loader)
+        for item in loader:
+            if isinstance(item, ValueError):
+                raise item
+            targets = [
+                [{name: torch.from_numpy(value) for name, value in frame.items()} for frame in clip]
+                for clip in item.targets
+            ]
+            yield Batch(list(item.clips), targets)
+
+
+class _Packing(Dataset["Packed | ValueError"]):
+    """Batches as they travel. An error of the user's travels too, or it would arrive as the text of a traceback."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, number: int) -> Packed | ValueError:
+        try:
+            batch = self.batches[number]
+        except ValueError as error:
+            return error
+        targets = [[{name: value.numpy() for name, value in frame.items()} for frame in clip] for clip in batch.targets]
+        return Packed(torch.stack(batch.clips), targets)
+
+
+def _server() -> BaseContext:
+    """What loaders are forked from."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])
+    return context
+
+
+def _alone(_: int) -> None:
+    """In a loader: one thread, as there are several loaders."""
+    cv2.setNumThreads(1)

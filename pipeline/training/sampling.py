@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +41,7 @@ class Sampler:
         self.videos = videos
         self.share = Stills.of(training.stills).share if training.stills else 0.0
         self.starts = [starts(videos[VIDEOS], training), *(np.arange(len(video)) for video in videos[1:])]
-        self.order = lru_cache(maxsize=4)(self._order)
+        self.orders: dict[int, tuple[int, Int]] = {}  # of each source: its last epoch, and that one's order
 
     def batch(self, number: int) -> list[Draw]:
         """The clips of batch `number`, stills spread evenly among them."""
@@ -76,9 +75,12 @@ class Sampler:
             found.append(int(chance.integers(found[-1] + training.min_gap, last + 1)))
         return tuple(reversed(found) if training.reverse and chance.random() < 0.5 else found)
 
-    def _order(self, source: int, epoch: int) -> Int:
-        chance = np.random.default_rng([self.training.seed, 1, source, epoch])
-        return chance.permutation(len(self.starts[source]))
+    def order(self, source: int, epoch: int) -> Int:
+        """In which order the clips of a source come in its epoch of this number."""
+        if source not in self.orders or self.orders[source][0] != epoch:
+            chance = np.random.default_rng([self.training.seed, 1, source, epoch])
+            self.orders[source] = (epoch, chance.permutation(len(self.starts[source])))
+        return self.orders[source][1]
 
 
 def starts(video: Int, training: Training) -> Int:
@@ -87,7 +89,7 @@ def starts(video: Int, training: Training) -> Int:
     video: int (N,), which video each frame is of. With `frames_per_video` no more than that of each video.
     """
     shortest = training.min_gap * (training.frames_per_clip - 1)
-    found = np.flatnonzero(video[: len(video) - shortest] == video[shortest:])
+    found = np.flatnonzero(video[: max(0, len(video) - shortest)] == video[shortest:])
     if not len(found):
         raise ValueError(
             f"a clip of {training.frames_per_clip} frames, min_gap {training.min_gap}, needs {shortest + 1} frames, "
