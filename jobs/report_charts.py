@@ -28,6 +28,16 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Band:
+    """The area between two lines through points (K,), from (K,) to (K,); kind: its class in the style sheet."""
+
+    x: Floats
+    low: Floats
+    high: Floats
+    kind: str = "first"
+
+
+@dataclass(frozen=True)
 class Bars:
     """Heights (K,) of a histogram's bars, stacked on those before; kind: their class in the style sheet."""
 
@@ -55,6 +65,40 @@ def curves(given: Sequence[Curve], x_label: str, y_label: str) -> Markup:
             )
         )
     return _svg(parts, f"{y_label} against {x_label}")
+
+
+def lines(given: Sequence[Curve], title: str, x_label: str, bands: Sequence[Band] = ()) -> Markup:
+    """Curves over axes that hold all of them; bands are cut where those end. Points that are NaN are left out.
+
+    title: for who cannot see it; a heading beside the chart says what is drawn.
+    """
+    drawn = [
+        Curve(curve.name, *_thinned(curve.x[known], curve.y[known]), curve.kind)
+        for curve in given
+        if (known := np.isfinite(curve.y)).any()
+    ]
+    x, y = (np.concatenate([np.zeros(1), *(getattr(curve, axis) for curve in drawn)]) for axis in "xy")
+    right, low, high = float(x.max()) or 1.0, -_round_up(-float(y.min())), _round_up(float(y.max()))
+    if low == high:
+        high = 1.0
+    parts = [_axes((0.0, right), (low, high), x_label, "", _short)]
+    for band in bands:
+        known = np.isfinite(band.low) & np.isfinite(band.high)
+        edge = [*zip(band.x[known], band.high[known], strict=True)]
+        edge += [*zip(band.x[known], band.low[known], strict=True)][::-1]
+        points = " ".join(f"{_x(a, 0, right):.1f},{_y(min(max(b, low), high), high, low):.1f}" for a, b in edge)
+        parts.append(Markup('<polygon class="area {}" points="{}"/>').format(band.kind, points))
+    for curve in drawn:
+        points = " ".join(
+            f"{_x(a, 0, right):.1f},{_y(b, high, low):.1f}" for a, b in zip(curve.x, curve.y, strict=True)
+        )
+        mark = Markup("<title>{}</title>").format(f"{curve.name}: {_short(curve.y[-1])} at {_short(curve.x[-1])}")
+        if len(curve.x) == 1:  # a line of one point would not be seen
+            dot = 'class="dot {}" cx="{}" cy="{}" r="3"'.format(curve.kind, *points.split(","))
+            parts.append(Markup(f"<circle {dot}>") + mark + Markup("</circle>"))
+        else:
+            parts.append(Markup('<polyline class="line {}" points="{}">{}</polyline>').format(curve.kind, points, mark))
+    return _svg(parts, title)
 
 
 def histogram(given: Sequence[Bars], edges: Floats, x_label: str, y_label: str) -> Markup:
@@ -92,7 +136,7 @@ def _axes(
     right, middle = WIDTH - RIGHT, (TOP + HEIGHT - BOTTOM) / 2
     parts = []
     for value in np.linspace(*y, 5 if y == (0.0, 1.0) else 3):
-        height = _y(value, y[1])
+        height = _y(value, y[1], y[0])
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{height:.1f}" y2="{height:.1f}"/>')
         parts.append(_text(number(value), f'x="{LEFT - 6}" y="{height + 3.5:.1f}" text-anchor="end"'))
     for value in np.linspace(*x, 5):
@@ -111,8 +155,8 @@ def _x(value: float, low: float, high: float) -> float:
     return float(LEFT + (value - low) / ((high - low) or 1) * (WIDTH - LEFT - RIGHT))
 
 
-def _y(value: float, high: float) -> float:
-    return float(HEIGHT - BOTTOM - value / (high or 1) * (HEIGHT - TOP - BOTTOM))
+def _y(value: float, high: float, low: float = 0) -> float:
+    return float(HEIGHT - BOTTOM - (value - low) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM))
 
 
 def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -125,9 +169,11 @@ def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def _round_up(value: float) -> float:
-    """The next number of one or two digits and zeros that halves well."""
-    power = 10 ** np.floor(np.log10(max(value, 1)))
-    return float(next(step * power for step in (1, 2, 4, 6, 8, 10) if step * power >= value))
+    """The next number of one digit and zeros that halves well; 0 for what is not above it."""
+    if value <= 0:
+        return 0.0
+    power = 10 ** np.floor(np.log10(value))
+    return float(next(step * power for step in (1, 2, 4, 6, 8, 10, 20) if step * power >= value))
 
 
 def _unit(value: float) -> str:
@@ -140,3 +186,10 @@ def _number(value: float) -> str:
         return f"{value / 1000:,.0f}k"
     text = f"{value:,.0f}" if abs(value) >= 10 or float(value).is_integer() else f"{value:.2f}"
     return text.removeprefix("0") if text.startswith("0.") else text
+
+
+def _short(value: float) -> str:
+    """Three digits, however large or small: 12k for 12,000, .0025 for 0.0025, 3e-05."""
+    if abs(value) >= 1000:
+        return _number(value) if abs(value) >= 10_000 else f"{value:,.0f}"
+    return f"{value:.3g}".replace("0.", ".", 1) if 0 < abs(value) < 1 else f"{value:.3g}"
