@@ -24,7 +24,7 @@ from pipeline.images import SUFFIXES, Folder, ImageReader, Images, Single, file_
 from pipeline.parquet_images import ParquetImages
 from pipeline.records import DEFAULT_FPS, Clip, ClipRef, Kind, Resize, VideoInfo
 
-__all__ = ["Probe", "VideoError", "cut", "decode", "kind_of", "probe", "why"]
+__all__ = ["Probe", "VideoError", "cut", "decode", "kind_of", "probe", "promised", "why"]
 
 SPARE_FRAMES = 2  # that may be missing at the end of a video
 IMAGES: dict[str, Callable[[str], Images]] = {
@@ -289,11 +289,11 @@ def _source(video: VideoInfo, resize: Resize, threads: int) -> Iterator[_Source]
     with local_copy(video.uri) as path:
         header = decoders.read_header(path, video.uri)
         index = decoders.read_index(path, video.uri)
-        promised = _promised(header, index)
-        _check_range(video, promised)
+        count = promised(header, index)
+        _check_range(video, count)
         target = resize.target(header.size)
         reader = decoders.reader(path, header, index, target, threads)
-        yield _Source(reader, index, promised, header.size, target)
+        yield _Source(reader, index, count, header.size, target)
 
 
 def _check_frames(video: VideoInfo) -> None:
@@ -317,7 +317,7 @@ def _images(video: VideoInfo, resize: Resize) -> tuple[ImageReader, Index]:
     return reader, Index(images.times_us - images.times_us[0], number, True, True, 1e-6, fps)
 
 
-def _promised(header: Header, index: Index) -> int:
+def promised(header: Header, index: Index) -> int:
     """How many frames there should be: the header's count where the packets also end well before its duration.
 
     Without the second condition AVI headers mislead: they count ticks in which no frame is shown.

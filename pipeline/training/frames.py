@@ -219,7 +219,7 @@ class OnDemand(_OfVideos):
             there = len(self.pictures[-1])
             counts.append(min(there, there if video.stop is None else video.stop) - video.start)
             if counts[-1] <= 0:
-                raise _unfit(video, f"it has {there} frames, and its range begins at {video.start}")
+                raise _unfit(video, f"it has {there} frames, and the range that is asked for begins after them")
         super().__init__(material, counts)
 
     def read(self, video: int, places: list[int]) -> tuple[NDArray[np.uint8], tuple[int, int]]:

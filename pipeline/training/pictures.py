@@ -23,7 +23,9 @@ from pipeline.decoders import Frame, Header, Index, VideoError
 from pipeline.images import Folder, Images, Single, as_video_error, decoded, file_size, opened, resized
 from pipeline.parquet_images import ParquetImages
 from pipeline.records import Resize, VideoInfo
-from pipeline.video import SPARE_FRAMES
+from pipeline.video import SPARE_FRAMES, promised
+
+SMALL = (16, 16)  # of frames that are only counted
 
 
 class Pictures(Protocol):
@@ -57,20 +59,40 @@ def pictures(video: VideoInfo, copy: Path) -> Pictures:
             with as_video_error(video.uri), copy.open("wb") as file:
                 shutil.copyfileobj(source, file, 2**22)
             source = str(copy)
-    return File(source, decoders.read_header(source, video.uri), decoders.read_index(source, video.uri))
+    return File.of(source, video)
 
 
 @dataclass(frozen=True)
 class File:
-    """A local video file, its header and its index."""
+    """A local video file, its header and its index. count: of its frames."""
 
     path: str
     header: Header
     index: Index
+    count: int
+
+    @classmethod
+    def of(cls, path: str, video: VideoInfo) -> File:
+        """Raises VideoError where it is no video, or ends before its header says and the video does.
+
+        Without true presentation times (AVI with B-frames) packets are no count of frames and no clip can be sought:
+        the file is then decoded here once, and for each clip from its first frame on.
+        """
+        header, index = decoders.read_header(path, video.uri), decoders.read_index(path, video.uri)
+        if index.is_exact:
+            count, declared = len(index), promised(header, index)
+            wanted = declared if video.stop is None else min(declared, video.stop)
+            if count < wanted - SPARE_FRAMES:
+                raise VideoError(f"frame {count} and all after it are missing, of {declared} that the header declares")
+            return cls(path, header, index, count)
+        reader = decoders.AvReader(path, header, index, SMALL, 1)
+        count = sum(1 for _ in reader.frames(0, None))
+        for frame, problem in reader.problems.items():
+            raise VideoError(f"frame {frame} could not be decoded: {problem}")
+        return cls(path, header, index, count)
 
     def __len__(self) -> int:
-        # Where frames have no true times the file may count some that are not there: see `pipeline.video`.
-        return len(self.index) if self.index.is_exact else max(len(self.index) - SPARE_FRAMES, 1)
+        return self.count
 
     def read(self, indices: Sequence[int], resize: Resize) -> tuple[list[Frame], tuple[int, int]]:
         target = resize.target(self.header.size)
