@@ -60,8 +60,12 @@ class DeformableConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         # offsets: (N, G K (dy, dx), h, w) in cells of x; masks: (N, G K, h, w) in 0..2
         offsets, masks = self.sampling(x).split([self.num_offsets, self.num_masks], dim=1)
+        exact = (
+            self.weight.dtype
+        )  # of the weights, though layers before be of bfloat16, which not all devices know here
+        x, offsets, masks = x.to(exact), offsets.to(exact), 2 * torch.sigmoid(masks).to(exact)
         moved: Tensor = deform_conv2d(
-            x, offsets, self.weight, self.bias, self.stride, self.padding, self.dilation, 2 * torch.sigmoid(masks)
+            x, offsets, self.weight, self.bias, self.stride, self.padding, self.dilation, masks
         )
         return moved
 

@@ -100,7 +100,7 @@ class FasterRcnn(TwoStage):
         maps = dict(zip(self.map_names, features, strict=True))
         pooled = heads.box_roi_pool(maps, list(boxes), [padded] * len(boxes))  # of all frames' regions: (R, D, k, k)
         embeddings = heads.box_head(pooled)  # (R, E)
-        outputs, deltas = heads.box_predictor(embeddings)
+        outputs, deltas = (each.float() for each in heads.box_predictor(embeddings))
         deltas = deltas.unflatten(1, (-1, 4))  # (R, outputs, 4) or (R, 1, 4)
         if deltas.shape[1] > 1:
             deltas = deltas[:, self.columns]  # (R, C, 4)

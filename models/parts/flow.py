@@ -71,7 +71,8 @@ class Flow(nn.Module, ABC):
         height, width = first.shape[-2:]
         scale = min(1.0, (self.short_side or math.inf) / min(height, width))
         size = self.working_size(max(1, round(height * scale)), max(1, round(width * scale)))
-        flow = self.estimate(*(_resized(frame[None].float(), size)[0] for frame in (first, second)))  # (2, *size)
+        with torch.autocast(first.device.type, enabled=False):  # a share of a pixel is more than bfloat16 tells
+            flow = self.estimate(*(_resized(frame[None].float(), size)[0] for frame in (first, second)))  # (2, *size)
         stretch = flow.new_tensor([width / size[1], height / size[0]])[:, None, None]
         return _resized(flow[None], (height, width))[0] * stretch
 

@@ -28,8 +28,10 @@ def vote(maps: Tensor, boxes: Sequence[Tensor], scale: float, bins: int = 7, poo
     pool: the paper's mean over the cells that a bin touches, once the box's borders are rounded to cells (the release
     rounds to pixels instead; torchvision's rule is taken). Cells outside the maps do not count; a bin of none is 0.
     align: the mean of bilinear samples at the exact place, which small boxes and small motions need; ours. Samples
-    outside count as 0.
+    outside count as 0. Maps of fewer bits, such as bfloat16, are read as what boxes are: places need it, and so do
+    losses.
     """
+    maps = maps.to(boxes[0].dtype)
     if pooling == "align":
         pooled = ps_roi_align(maps, list(boxes), bins, scale, sampling_ratio=2)
     else:

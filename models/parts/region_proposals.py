@@ -44,8 +44,8 @@ def dense(rpn: RegionProposalNetwork, maps: Sequence[Tensor], size: tuple[int, i
         size=size,
         towers=towers,
         anchors=anchors,
-        logits=flat_logits.view(len(maps[0]), -1),  # (N, A)
-        deltas=flat_deltas.view(len(maps[0]), -1, 4),  # (N, A, 4)
+        logits=flat_logits.view(len(maps[0]), -1).float(),  # (N, A)
+        deltas=flat_deltas.view(len(maps[0]), -1, 4).float(),  # (N, A, 4)
         coder=BoxDeltas(),
         levels=levels,
     )

@@ -62,14 +62,28 @@ class RegressionTracker(nn.Module):
         """Deltas (N, 4) of equation 1 and the expected IoU (N,) in [0, 1] of the boxes (., 4) of each pair, in order.
 
         features, later: (P, C, rows, columns) of frames t and t + tau; size: (height, width) of the frames without
-        padding. There must be a box.
+        padding. There must be a box. Both are float32, though layers be of bfloat16.
         """
-        template = self.template(pool(features, boxes, TEMPLATE_BINS, self.stride, size))  # (N, channels, 7, 7)
+        template = self.look(self.template, features, boxes, TEMPLATE_BINS, size)  # (N, channels, 7, 7)
         around = [expand(own, SEARCH_SCALE) for own in boxes]
-        search = self.search(pool(later, around, SEARCH_BINS, self.stride, size))  # (N, channels, 21, 21)
+        search = self.look(self.search, later, around, SEARCH_BINS, size)  # (N, channels, 21, 21)
         fit = self.fit(correlate(search, template))  # (N, channels, 15, 15)
         shared = F.relu(self.shared(fit)).flatten(1)
-        return self.deltas(shared), self.quality(shared).squeeze(1).sigmoid()
+        return self.deltas(shared).float(), self.quality(shared).squeeze(1).float().sigmoid()
+
+    def look(
+        self, layers: nn.Sequential, features: Tensor, boxes: Sequence[Tensor], bins: int, size: tuple[int, int]
+    ) -> Tensor:
+        """What layers, of which the first has 1x1 convolutions, make of pooled features: (N, channels, bins, bins).
+
+        A 1x1 convolution without bias may come before RoIAlign as well as after it: both are linear, one over channels
+        and the other over cells. Before it is cheaper, asked once a cell and not for all parts of all boxes.
+        """
+        convolution, *others = (layer for layer in layers.modules() if not isinstance(layer, nn.Sequential))
+        x = pool(convolution(features), boxes, bins, self.stride, size)
+        for layer in others:
+            x = layer(x)
+        return x
 
     def track(self, features: Tensor, later: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Where boxes (N, 4) of a frame are in a later one, clipped to it (N, 4), and their expected IoU (N,).

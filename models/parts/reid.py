@@ -60,8 +60,8 @@ class Reid(nn.Module):
         self.weights: Report | None = None
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Normalised crops (N, 3, h, w) -> (N, E) of unit length."""
-        return normalize(self.head(self.body(crops.contiguous(memory_format=torch.channels_last))), dim=1)
+        """Normalised crops (N, 3, h, w) -> (N, E) of unit length, float32 though layers be of bfloat16."""
+        return normalize(self.head(self.body(crops.contiguous(memory_format=torch.channels_last))).float(), dim=1)
 
     @torch.no_grad()
     def embed(self, frame: Tensor, boxes: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Reid(nn.Module):
         frame: uint8 (3, H, W); boxes: (N, 4) xyxy in its pixels; see `crops`.
         """
         found = [self(crops(frame, some, self.crop)) for some in boxes.split(AT_ONCE)]
-        return torch.cat(found).float()
+        return torch.cat(found)
 
     def losses(self, clips: Sequence[Tensor], targets: Sequence[Sequence[dict[str, Tensor]]]) -> dict[str, Tensor]:
         """`reid`: the triplet loss of all objects of all frames of all clips; 0 where fewer than two are known.

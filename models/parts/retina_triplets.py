@@ -37,13 +37,14 @@ def clips_triplet_loss(
     anchors: (A, 4); embeddings: (N, A', E), of all frames of clips of so many frames; targets: of each frame. min_iou:
     see `known`. unit_length: whether embeddings are first made equally long, so that cosines are what is taught.
     """
-    if unit_length:
-        embeddings = SHARPNESS * F.normalize(embeddings, dim=-1)
     shown = [known(anchors, *of_frame, min_iou) for of_frame in zip(embeddings, targets, strict=True)]
     losses = []
     for stop, length in zip(accumulate(lengths), lengths, strict=True):
-        vectors, ids = zip(*shown[stop - length : stop], strict=True)
-        losses.append(triplet_loss(torch.cat(vectors), torch.cat(ids)))
+        vectors, ids = (torch.cat(each) for each in zip(*shown[stop - length : stop], strict=True))
+        vectors = vectors.float()  # though layers be of bfloat16: distances may be small beside lengths
+        if unit_length:
+            vectors = SHARPNESS * F.normalize(vectors, dim=-1)
+        losses.append(triplet_loss(vectors, ids))
     return torch.stack(losses).mean()
 
 

@@ -103,7 +103,7 @@ class TorchvisionDetector(nn.Module):
         if self.is_retinanet:
             x = F.pad(x, (0, -width % PADDING, 0, -height % PADDING))
         features = list(self.network.backbone(x).values())
-        heads = self.network.head(features)
+        heads = {name: output.float() for name, output in self.network.head(features).items()}  # for losses and boxes
         anchors = self.network.anchor_generator(ImageList(x, [(height, width)] * len(x)), features)
         per_cell = self.network.anchor_generator.num_anchors_per_location()
         levels = tuple(

@@ -86,7 +86,7 @@ class SmallDetector(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, ...]]:
         """uint8 (N, 3, H, W) -> objectness logits (N, A), class logits (N, A, C), deltas (N, A, 4), anchors (A, 4),
-        and the anchors of each level.
+        and the anchors of each level; all float32, though layers be of bfloat16.
         """
         height, width = frames.shape[-2:]
         coarsest = STRIDES[-1]
@@ -105,11 +105,11 @@ class SmallDetector(nn.Module):
             for level, stride, side in zip(levels, STRIDES, ANCHOR_SIDES, strict=True)
         ]
         return (
-            torch.cat([per_anchor(self.objectness(level), 1) for level in levels], dim=1).squeeze(-1),  # (N, A)
+            torch.cat([per_anchor(self.objectness(level), 1) for level in levels], dim=1).squeeze(-1).float(),  # (N, A)
             torch.cat(
                 [per_anchor(self.classes(level), self.num_classes) for level in class_levels], dim=1
-            ),  # (N, A, C)
-            torch.cat([per_anchor(self.deltas(level), 4) for level in levels], dim=1),  # (N, A, 4)
+            ).float(),  # (N, A, C)
+            torch.cat([per_anchor(self.deltas(level), 4) for level in levels], dim=1).float(),  # (N, A, 4)
             torch.cat(anchors),
             tuple(len(level) for level in anchors),
         )

@@ -116,8 +116,8 @@ class SmallTwoStage(TwoStage):
             size=size,
             towers=(tower,),
             anchors=anchors,
-            logits=per_anchor(self.objectness(tower), 1).squeeze(-1),  # (N, A)
-            deltas=per_anchor(self.anchor_deltas(tower), 4),  # (N, A, 4)
+            logits=per_anchor(self.objectness(tower), 1).squeeze(-1).float(),  # (N, A)
+            deltas=per_anchor(self.anchor_deltas(tower), 4).float(),  # (N, A, 4)
             coder=DELTAS,
             levels=(len(anchors),),
         )
@@ -127,7 +127,7 @@ class SmallTwoStage(TwoStage):
         # of all frames' regions: (R, D, 4, 4)
         pooled = roi_align(self.to_pool(features[0]), list(boxes), POOLED, 1 / FINE, SAMPLES, aligned=True)
         embeddings = F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
-        logits, deltas = self.classes(embeddings), self.deltas(embeddings)[:, None]
+        logits, deltas = self.classes(embeddings).float(), self.deltas(embeddings)[:, None].float()
         rows = zip(boxes, *(each.split(counts) for each in (pooled, embeddings, logits, deltas)), strict=True)
         return [Regions(box, pool, embedding, logit, delta, DELTAS) for box, pool, embedding, logit, delta in rows]
 

@@ -31,6 +31,7 @@ class Dense:
     size: (height, width) of the frames. towers: (N, D, h, w) for each level, the last layer before logits and deltas,
     for embeddings of anchors. anchors: (A, 4) xyxy in pixels, level by level, cell by cell, row by row, those of a cell
     side by side. logits: (N, A), of objectness. deltas: (N, A, 4), by `coder`. levels: the anchors of each.
+    Logits and deltas are float32, whatever the layers are of: losses and boxes need it.
     """
 
     size: tuple[int, int]
@@ -52,7 +53,8 @@ class Regions:
     """The second stage: what it says of boxes (R, 4) of one frame.
 
     pooled: (R, D, k, k). embeddings: (R, E), the last layer before logits and deltas, not negative. logits: (R, C + 1),
-    background first. deltas: (R, 1, 4), of one box for all classes, or (R, C, 4), of one for each; by `coder`.
+    background first. deltas: (R, 1, 4), of one box for all classes, or (R, C, 4), of one for each; by `coder`. Both are
+    float32, whatever the layers are of.
     """
 
     boxes: Tensor

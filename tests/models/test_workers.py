@@ -44,7 +44,7 @@ def built(module: Any, **settings: Any) -> Any:
 def with_the_papers_losses() -> Any:
     """D&T's small network with the losses of the large ones: sampled anchors, the hardest regions."""
     model = built(detect_to_track)
-    model.detector.configuration = replace(model.detector.configuration, small_losses=False, hardest=8)
+    model.detector.configuration = replace(model.detector.configuration, small_losses=False, hardest=14)
     return model
 
 
