@@ -183,6 +183,18 @@ def test_pairs_together_are_pairs_alone() -> None:
     assert ((quality > 0) & (quality < 1)).all()
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_look_is_what_the_layers_make_of_what_is_pooled(training: bool) -> None:
+    """Also past the frame's edges, where there is nothing; in float64, where only the order of sums is left."""
+    network = RegressionTracker(3, STRIDE, 4).double().train(training)
+    features = torch.randn(2, 3, 16, 24, generator=seeded(1)).double()
+    around = [boxes([8, 16, 72, 48], [-9, -6, 20, 18]).double(), boxes([100, 70, 140, 110]).double()]
+    for layers, bins in ((network.template, 7), (network.search, 21)):
+        look = network.look(layers, features, around, bins, SIZE)
+        assert look.shape == (3, 4, bins, bins)
+        torch.testing.assert_close(look, layers(pool(features, around, bins, STRIDE, SIZE)), atol=1e-12, rtol=1e-9)
+
+
 def test_both_frames_matter() -> None:
     tracker = small_tracker()
     here, later = random_maps(1)
