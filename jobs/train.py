@@ -22,7 +22,7 @@ from jobs.command import main
 from jobs.options import Address, CatalogName, Explain, Frames, ModelName
 from jobs.train_card import card, figures
 from jobs.train_folder import PAGE, Folder
-from jobs.train_judge import BEST, LAST, Judge, best_of, why_not_scored
+from jobs.train_judge import BEST, LAST, Judge, best_of, settings_of, why_not_scored
 from jobs.train_line import Follow, duration
 from jobs.train_page import render
 from jobs.train_prepare import Job, ready
@@ -113,17 +113,16 @@ def train(
         print(f"goes on from step {folder.done:,} of {chosen.steps:,}", file=sys.stderr)
 
     began = time.perf_counter()
-    follow = Follow(chosen, lambda rows: write_curves(folder, job, rows))
+    follow = Follow(chosen, lambda rows: write_curves(folder, job, rows, "running"))
     work = replace(job.work, out=folder.store.url_of(), judge=Judge(folder.store, job.made, gpu))
     try:
         fitted = start.here(work, job.device, follow) if local else start.on_ray(work, gpu, follow)
-    finally:  # also where it was stopped: what was seen until then is worth a look
-        follow.end()
+    finally:
+        follow.stopped()
     best, last = best_of(fitted.scores, chosen.best_by), fitted.scores[-1]
     write_card(folder, job, fitted, LAST, last)
     text = write_card(folder, job, fitted, BEST, best)
-    folder.write_about("finished", chosen.steps)
-    write_curves(folder, job, fitted.history)
+    write_curves(folder, job, fitted.history, "finished")
     if export is not None:
         where, _, name = export.rpartition("/")
         stem = name.removesuffix(SUFFIX)
@@ -134,8 +133,9 @@ def train(
     return 0
 
 
-def write_curves(folder: Folder, job: Job, rows: Sequence[Row]) -> None:
-    """Writes the table of all steps so far, and the page."""
+def write_curves(folder: Folder, job: Job, rows: Sequence[Row], state: str) -> None:
+    """Writes the table of all steps so far, the page, and how far the training is."""
+    folder.write_about(state, int(rows[-1]["step"]))
     steps = train_folder.columns_of(rows)
     folder.write_losses(steps)
     page = render(folder, job.made, steps, folder.scores())
@@ -173,11 +173,11 @@ def summary(out: str, job: Job, best: Mapping[str, float], last: Mapping[str, fl
     lines.append(f"{'curves':<8}{out}/{PAGE}")
     if chosen.validation is not None and not scores_of(last):
         lines.append(f"not scored: {why_not_scored(chosen, Store(out).url_of(LAST))}")
-    given = {f"model.{name}": value for name, value in chosen.model_settings.items() if name != "weights"}
+    given = {f"model.{name}": value for name, value in settings_of(chosen, f"{out}/{BEST}").items()}
     words = ["trackloom", "run", "VIDEO", "--model", chosen.model]
     if chosen.linker != load("model", chosen.model).LINKER:
         words += ["--linker", chosen.linker]
-    given |= {"model.weights": f"{out}/{BEST}"} | {f"linker.{k}": v for k, v in chosen.linker_settings.items()}
+    given |= {f"linker.{name}": value for name, value in chosen.linker_settings.items()}
     for name, value in given.items():
         words += ["--set", f"{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"]
     return "\n".join([*lines, "", shlex.join(words)])

@@ -21,20 +21,19 @@ REFRESHED_S = 60.0  # between the curves that are written while a training goes 
 class Follow:
     """Hears the rows of all steps so far, as `start.here` and `start.on_ray` tell them.
 
-    write: writes them down with their curves; asked for now and then. step: the last that was heard of.
+    write: writes them down with their curves; asked for now and then, and where the training ends early.
     """
 
     training: Training
     write: Callable[[Sequence[Row]], None]
     stream: TextIO = field(default_factory=lambda: sys.stderr)
-    step: int = 0
+    rows: Sequence[Row] = ()
     said: float = -EVERY_S
     written: float = field(default_factory=time.monotonic)
 
     def __call__(self, rows: Sequence[Row]) -> None:
-        now = time.monotonic()
-        self.step = int(rows[-1]["step"])
-        is_last = self.step == self.training.steps
+        now, self.rows = time.monotonic(), rows
+        is_last = rows[-1]["step"] == self.training.steps
         if self.stream.isatty():
             width = shutil.get_terminal_size().columns - 1
             self.stream.write(f"\r\x1b[2K{text(self.training, rows)[:width]}" + ("\n" if is_last else ""))
@@ -46,10 +45,12 @@ class Follow:
             self.write(rows)
             self.written = time.monotonic()
 
-    def end(self) -> None:
-        """Leaves the line, so that what is said next has one of its own."""
-        if self.stream.isatty() and 0 < self.step < self.training.steps:
-            print(file=self.stream, flush=True)
+    def stopped(self) -> None:
+        """Leaves the line, so that what is said next has one of its own, and writes what was heard until then."""
+        if self.rows and self.rows[-1]["step"] < self.training.steps:
+            if self.stream.isatty():
+                print(file=self.stream, flush=True)
+            self.write(self.rows)
 
 
 def text(training: Training, rows: Sequence[Row]) -> str:
