@@ -8,7 +8,8 @@ meets the only video of the other side whatever their names.
 
 A video of truth that the tracks have nothing of counts as missed throughout, whether it failed or nothing was found in
 it; failed ones, and such as the tracks do not know, are named on stderr. Given a single results file, only its own
-video is scored. Tracks without truth are left out, and named too.
+video is scored. Tracks without truth are left out, and named too. Of videos that a run saw a range of (`--frames`), so
+is the truth of other frames.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
@@ -32,6 +34,7 @@ from catalogs import coco, mot
 from jobs.command import main
 from pipeline import scoring
 from pipeline.metrics import detection
+from pipeline.records import VideoInfo
 from pipeline.tables import Run, Store
 
 FORMS = "a run, Parquet, a MOTChallenge text file, a folder of those, or COCO json"
@@ -55,11 +58,16 @@ METRICS_HELP = "Only these, separated by commas: metrics, or families for all of
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of TRACKS or TRUTH, and the videos that they are of, also such as have no row."""
+    """Rows of TRACKS or TRUTH, and the videos that they are of, also such as have no row.
+
+    is_single: one file, of one video; a run or a folder is none, however few videos it has. ranges: those of the videos
+    that are but a range of a file's frames.
+    """
 
     table: pa.Table
     videos: tuple[str, ...]
-    is_single: bool = False  # one file, of one video; a run or a folder is none, however few videos it has
+    is_single: bool = False
+    ranges: Mapping[str, VideoInfo] = field(default_factory=dict)
 
 
 def evaluate(
@@ -112,6 +120,7 @@ def score_files(
         if known.videos and others:
             _note(f"{tracks} is of {found.videos[0]} alone: {_some(others)} of {truth} is not scored")
     _say_who_does_not_meet(found, known, tracks, truth)
+    known = _of_the_same_frames(known, found, tracks)
     if not class_agnostic:
         _check_classes(found.table, known.table)
     if "track_id" not in found.table.column_names:
@@ -266,17 +275,23 @@ def _read_run(run: Run, side: str, wanted: tuple[str, ...]) -> Rows:
     shards = [run.read_table(side, shard) for shard in run.shards(side)]
     rows = _rows(pa.concat_tables([shard.replace_schema_metadata(None) for shard in shards]), run.url)
     videos = set(rows.videos)
+    ranges = {}
     if side == "truth":
         for shard in shards:
             videos.update(json.loads((shard.schema.metadata or {}).get(b"videos", b"[]")))
     elif run.shards("videos"):
-        given = run.table("videos").select(["video_id", "status"]).to_pylist()
+        given = run.table("videos").to_pylist()
+        ranges = {
+            row["video_id"]: VideoInfo(row["video_id"], "", "", start=row["start"], stop=row["stop"])
+            for row in given
+            if row.get("start") or row.get("stop")
+        }
         videos.update(row["video_id"] for row in given)
         for status, what in (("failed", "all of their truth"), ("partial", "the truth of frames that they lack")):
             names = [row["video_id"] for row in given if row["status"] == status and row["video_id"] in wanted]
             if names:
                 _note(f"{_some(names)} {status} in {run.url}: {what} counts as missed")
-    return Rows(rows.table, tuple(sorted(videos)))
+    return Rows(rows.table, tuple(sorted(videos)), ranges=ranges)
 
 
 def _read_texts(texts: dict[str, str], side: str, *, beside: tuple[str, ...] = ()) -> Rows:
@@ -304,7 +319,9 @@ def _rows(table: pa.Table, path: str) -> Rows:
 def _renamed(rows: Rows, video: str) -> Rows:
     """The same rows, of a video of another name."""
     index = rows.table.column_names.index("video_id")
-    return Rows(rows.table.set_column(index, "video_id", pa.array([video] * len(rows.table), pa.string())), (video,))
+    table = rows.table.set_column(index, "video_id", pa.array([video] * len(rows.table), pa.string()))
+    part = next(iter(rows.ranges.values()), None)
+    return Rows(table, (video,), ranges={} if part is None else {video: part})
 
 
 def _say_who_does_not_meet(found: Rows, known: Rows, tracks: str, truth: str) -> None:
@@ -322,6 +339,19 @@ def _say_who_does_not_meet(found: Rows, known: Rows, tracks: str, truth: str) ->
     extra = sorted(set(found.videos) - set(known.videos))
     if extra:
         _note(f"no truth of {_some(extra)} in {truth}: these tracks are not scored")
+
+
+def _of_the_same_frames(known: Rows, found: Rows, tracks: str) -> Rows:
+    """Truth without the rows of frames that a run was not to look at; says so on stderr."""
+    frame, of = known.table["frame_index"].to_numpy(), np.asarray(known.table["video_id"].cast(pa.string()))
+    keep = np.ones(len(frame), np.bool_)
+    for name, part in found.ranges.items():
+        keep &= (of != name) | part.holds(frame)
+    if keep.all():
+        return known
+    cut = [name for name in known.videos if not keep[of == name].all()]
+    _note(f"{tracks} is of a range of the frames of {_some(cut)}: the truth of other frames is left out")
+    return replace(known, table=known.table.filter(pa.array(keep)))
 
 
 def _note(what: str) -> None:

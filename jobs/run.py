@@ -38,7 +38,7 @@ from jobs.options import (
 )
 from jobs.progress import Line
 from jobs.report import write_report
-from jobs.summary import exit_code, summary
+from jobs.summary import classes_apart, exit_code, summary
 from pipeline import flow
 from pipeline.config import load
 
@@ -88,6 +88,8 @@ def run(
     progress = Line()
     if has_truth:
         flow.know(tables, chosen, job.videos, engine, progress)
+        if apart := classes_apart(tables):
+            print(apart, file=sys.stderr)
     flow.detect(tables, chosen, job.videos, job.model, engine, hands, progress)
     flow.link(tables, chosen, engine, progress)
     if has_truth:

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import scoring
-from pipeline.schemas import SCORES
+from pipeline.metrics.sides import UNNAMED
+from pipeline.schemas import SCORES, TRUTH
 from pipeline.tables import TABLES, Run
 
 SHOWN = ("mAP", "HOTA", "MOTA", "IDF1", "IDSW")
@@ -54,6 +55,7 @@ def summary(run: Run, page: str | None = None) -> str:
     if scored := scores_line(run):
         known = len(pc.unique(run.table("scores")["video_id"]))
         lines.append(scored if known == len(videos) else f"{scored}  (of {known} of {len(videos)} videos)")
+        lines += [apart] if (apart := classes_apart(run)) else []
     lines.append("")
     lines += [f"{name:<12}{run.url}/{name}/*.parquet" for name in TABLES if run.shards(name)]
     if page:
@@ -95,6 +97,18 @@ def scores_line(run: Run) -> str:
         for name in SHOWN
         if name in combined
     )
+
+
+def classes_apart(run: Run) -> str | None:
+    """Why nothing that is found can be right: no class of the truth is one of the run's; None where one is."""
+    truth = run.table("truth") if run.shards("truth") else TRUTH.empty_table()
+    truth = truth.filter(pc.invert(pc.fill_null(truth["ignore"], False)))
+    known = {*pc.unique(truth["class_name"].cast(pa.string())).drop_null().to_pylist()}
+    given = [*run.about["classes"]]
+    if not known or UNNAMED in known.union(given) or known.intersection(given):
+        return None
+    shown = [", ".join(names[:5]) + ", ..." * (len(names) > 5) for names in (sorted(known), given)]
+    return f"note: no class is in both, so nothing can match: the truth has {shown[0]}; this run looks for {shown[1]}"
 
 
 def combined_scores(run: Run) -> dict[str, float]:

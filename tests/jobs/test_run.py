@@ -159,6 +159,8 @@ BAD_COMMANDS = {
         "linker seq_nms needs moves; model plug_and_play with these settings gives boxes, scores and labels only; "
         "change the settings of linker seq_nms, or choose another linker: ",
     ),
+    "a range without frames": (["run", "{videos}", "--frames", "9:3"], "frames is '9:3', which holds no frame"),
+    "no range": (["detect", "{videos}", "--set", "frames=half"], "frames is 'half'; it must be START:STOP"),
     "a setting of another verb": (["link", "{given}", "--set", "model.k=1"], "names no setting that counts here"),
     "more networks than fit": (
         ["run", "{videos}", "--set", "model.weights={weights}", "--workers", "4000"], "--workers 4000 is more than",
