@@ -85,10 +85,19 @@ def scored_by(chosen: Training, weights: str) -> Recipe:
         frames=str(settings.pop("frames", "")),
         catalog_settings=settings,
         model=chosen.model,
-        model_settings={**chosen.model_settings, "weights": weights},
+        model_settings=settings_of(chosen, weights),
         linker=chosen.linker,
         linker_settings=chosen.linker_settings,
     )
+
+
+def settings_of(chosen: Training, weights: str) -> dict[str, Any]:
+    """The model's settings that run what was trained: weights in the place of all that the training began with."""
+    begun = {"weights", "backbone_weights"}
+    if chosen.model_settings.get("train") == "reid":  # whose network the weights hold beside the detector
+        begun.add("reid_weights")
+    kept = {name: value for name, value in chosen.model_settings.items() if name not in begun}
+    return {**kept, "weights": weights}
 
 
 def validated(chosen: Training, weights: str, gpu: bool = False) -> dict[str, float]:

@@ -11,10 +11,10 @@ from jobs import prepare
 from jobs.papers import weights
 from jobs.papers.tracktor_trainings import RECIPES as OF_TRACKTOR
 from jobs.papers.trainings import RECIPES as OF_PAPERS
+from jobs.train_judge import scored_by
 from jobs.trainings import RECIPES
 from models.parts.weights import StoredWeights, begin_with
 from pipeline.config import load, settings
-from pipeline.recipe import Recipe
 from pipeline.training.optimizing import rate
 from pipeline.training.settings import Stills, Training
 
@@ -31,13 +31,9 @@ def test_every_named_training_fits_together(name: str) -> None:
     training = RECIPES[name]()
     assert training.name == name
     of_catalog(training.catalog, training.catalog_settings)
-    recipe = Recipe(
-        model=training.model,
-        model_settings={"weights": "random", **training.model_settings},
-        linker=training.linker,
-        linker_settings=training.linker_settings,
-    )
-    prepare.check_model_and_linker(recipe)
+    given = {"weights": "random", **training.model_settings}
+    settings(load("model", training.model).Settings, given, f"model {training.model}")
+    prepare.check_model_and_linker(scored_by(training, "trained.safetensors"))
     if training.stills:
         stills = Stills.of(training.stills)
         of_catalog(stills.catalog, stills.catalog_settings)
@@ -45,6 +41,15 @@ def test_every_named_training_fits_together(name: str) -> None:
         assert "--gpu" in str(RECIPES[name].__doc__)
         assert (training.average, training.validation) == (0, None)
         assert not training.start or training.start in weights.known() or "_Weights." in training.start
+
+
+def test_what_a_training_began_with_is_not_what_its_result_runs_with() -> None:
+    """Else the published network would be asked, not the trained one, or settings would not go together."""
+    run = scored_by(AT_THEIR_SIZE["reid-mot17"](), "w").model_settings
+    assert (run["weights"], run["reid"], "reid_weights" in run) == ("w", "resnet50", False)
+    for name in ("tcd-vid", "dt-vid-detector", "pnp-vid-detector", "retina-track-coco", "smot-wider-face"):
+        assert "backbone_weights" in AT_THEIR_SIZE[name]().model_settings
+        assert "backbone_weights" not in scored_by(AT_THEIR_SIZE[name](), "w").model_settings
 
 
 # As printed: batch, GPUs; after how many steps which rate is the one, to the last; weight decay.
