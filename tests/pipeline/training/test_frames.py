@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pipeline.training import frames as module
 from pipeline.training.frames import Cached, Frames, OnDemand, holdings, measured, sources
 from pipeline.training.labelled import Labelled, Material, Truth, labelled
 from pipeline.training.settings import Training
-from pipeline.video import decode
+from pipeline.video import Probe, decode, probe
 
 SIZE = Resize(size=(48, 60))
 KINDS = pytest.mark.parametrize("kind", [Cached, OnDemand])
@@ -132,7 +133,7 @@ def test_a_catalog_becomes_frames_with_their_truth(kind: Kind, tmp_path: Path) -
     seen = 0
     for place, video in enumerate(material.videos):
         rows = synthetic.truth(video)
-        numbers = np.flatnonzero(found.video == place)
+        numbers = np.flatnonzero(found.video == place).tolist()
         assert len(numbers) == rows["frame_index"].to_numpy().max() + 1
         _, targets = found.clip(numbers)
         seen += sum(len(target["labels"]) for target in targets)
@@ -210,10 +211,8 @@ def test_what_fits_is_decoded_once(videos: list[VideoInfo], tmp_path: Path) -> N
     ):
         chosen, material = Training(cache_gigabytes=limit), Material(film, images)
         held = holdings(chosen, material, SIZE)
-        assert [(each.frames, each.gigabytes) for each in held] == [
-            (13, pytest.approx(large)),
-            (4, pytest.approx(small)),
-        ]
+        assert [each.frames for each in held] == [13, 4]
+        assert [each.gigabytes for each in held] == pytest.approx([large, small])
         assert [each.is_cached for each in held] == [kind is Cached for kind in expected]
         folder = tmp_path / str(limit)
         folder.mkdir()
@@ -226,7 +225,7 @@ def test_what_fits_is_decoded_once(videos: list[VideoInfo], tmp_path: Path) -> N
 
 
 def test_a_full_disk_holds_nothing(videos: list[VideoInfo], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=1000))
     (held,) = holdings(Training(), Material(Labelled(videos[:1], boxes([]), ("a",))), SIZE)
     assert not held.is_cached
 
@@ -236,9 +235,13 @@ def test_stills_of_known_size_are_not_looked_at_and_others_little(
 ) -> None:
     known = [VideoInfo(f"{index}", f"/nowhere/{index}.jpg", "coco", "image", size=(100, 200)) for index in range(900)]
     assert measured(known, Resize(short_side=10)) == (900, 900 * 10 * 20 * 3)
-    looked = []
-    before = module.probe
-    monkeypatch.setattr(module, "probe", lambda video: (looked.append(video.video_id), before(video))[1])
+    looked: list[VideoInfo] = []
+
+    def noted(video: VideoInfo) -> Probe:
+        looked.append(video)
+        return probe(video)
+
+    monkeypatch.setattr(module, "probe", noted)
     uri = photographed(tmp_path / "v", 1)
     unknown = [VideoInfo(f"{index}", f"{uri}/0.jpg", "imagenet_det", "image") for index in range(900)]
     assert measured(unknown, Resize()) == (900, 900 * 40 * 50 * 3)

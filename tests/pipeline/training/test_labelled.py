@@ -180,8 +180,9 @@ def test_stills_come_from_the_trainings_source_or_their_own(monkeypatch: pytest.
     for source in ({}, {"source": "there"}):
         stills = {"catalog": "photos", "share": 0.3, "split": "val", **source}
         material_of(Training(catalog="film", source="here", frames=":9", catalog_settings={"x": 1}, stills=stills))
-    film, photos = (("film", "here", {"x": 1}, ":9"), {}), (("photos", "here", {"split": "val"}), {"stills_of": ("a",)})
-    assert asked == [film, photos, film, (("photos", "there", {"split": "val"}), {"stills_of": ("a",)})]
+    film: Any = (("film", "here", {"x": 1}, ":9"), {})
+    here, there = ((("photos", place, {"split": "val"}), {"stills_of": ("a",)}) for place in ("here", "there"))
+    assert asked == [film, here, film, there]
 
 
 def test_nothing_to_learn_is_said(catalog: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
