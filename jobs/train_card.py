@@ -94,7 +94,8 @@ def steps_of(chosen: Training) -> str:
 
 def trained_on(chosen: Training) -> str:
     """The catalogs and their settings, in words."""
-    parts = [f"catalog `{chosen.catalog}` {_said(chosen.catalog_settings)}".strip()]
+    given = {**({"source": chosen.source} if chosen.source else {}), **chosen.catalog_settings}
+    parts = [f"catalog `{chosen.catalog}` {_said(given)}".strip()]
     if chosen.frames:
         parts.append(f"frames {chosen.frames} of each video")
     if chosen.stills:

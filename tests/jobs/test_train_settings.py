@@ -1,0 +1,122 @@
+"""What the command line of `train` says: settings of a named training changed, and what is refused before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jobs.train import train
+from jobs.train_prepare import ready
+from jobs.train_settings import training_of
+from jobs.trainings import RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_named_training_says_how_it_is_started(name: str) -> None:
+    assert f"trackloom train --recipe {name} " in str(RECIPES[name].__doc__)
+    assert training_of(name, []).name == name
+
+
+class TestSettings:
+    def test_they_change_a_recipe(self) -> None:
+        given = ["learning_rate=0.5", "model.batch_frames=3", "flip=no", "loss_weights.box=2", "freeze=a.b,c"]
+        chosen = training_of("small-synthetic", given, steps=7, frames=":80%")
+        assert (chosen.steps, chosen.learning_rate, chosen.flip, chosen.permute_colours) == (7, 0.5, False, True)
+        assert (chosen.frames, chosen.freeze, chosen.loss_weights) == (":80%", ("a.b", "c"), {"box": 2.0})
+        assert chosen.model_settings == {"detector": "small", "batch_frames": "3"}
+        assert training_of("small-synthetic", []) == RECIPES["small-synthetic"]()
+
+    def test_another_part_drops_the_settings_of_the_one_before(self) -> None:
+        for other in (
+            training_of("small-synthetic", [], catalog="mot"),
+            training_of("small-synthetic", ["catalog=mot"]),
+        ):
+            assert other.catalog_settings == {}
+            assert other.validation is None
+        assert training_of("small-synthetic", [], catalog="synthetic").validation == {"split": "val"}
+        assert training_of("plug-and-play-synthetic-tracker", ["linker=keep"]).linker_settings == {}
+
+    def test_without_a_recipe_it_is_the_user_s_videos_and_the_model_s_own_linker(self) -> None:
+        assert training_of(None, [], source="mine.mp4").catalog == "folder"
+        assert training_of(None, []).catalog_settings == {"split": "train"}
+        assert training_of(None, [], model="retina_track").linker == "track_store"
+
+    def test_what_is_scored_on_is_read_as_the_training_s_videos_are(self) -> None:
+        chosen = training_of(None, ["catalog.fps=5"], val_frames="80%:", source="mine.mp4")
+        assert chosen.validation == {"fps": "5", "frames": "80%:"}
+        assert training_of(None, [], "b.mp4", "9:", source="a.mp4").validation == {"source": "b.mp4", "frames": "9:"}
+        assert training_of("small-synthetic", [], val="x").validation == {"split": "val", "source": "x"}
+        assert training_of("small-synthetic", ["validation=none"]).validation is None
+
+    def test_stills_are_named_with_their_catalog(self) -> None:
+        chosen = training_of("small-synthetic", ["stills.catalog=coco", "stills.share=0.2"])
+        assert chosen.stills == {"catalog": "coco", "share": "0.2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"recipe": "small-syntetic"}, r"unknown training 'small-syntetic' \(did you mean 'small-synthetic'\?\)"),
+        ({"settings": ["stepz=3"]}, r"training has no setting 'stepz' \(did you mean 'steps'\?\)"),
+        ({"settings": ["refine.x=3"]}, r"--set 'refine.x=3' is no setting"),
+        (
+            {"settings": ["validation=val"]},
+            r"--set 'validation=val' is no setting; it may be validation=none or valida",
+        ),
+        ({"settings": ["stills.share=0.5"]}, r"stills are .*; they must name a catalog"),
+        ({"settings": ["loss_weights.box=much"]}, r"loss_weights.box is 'much'; it must be a number"),
+        ({"recipe": "small-synthetic", "settings": ["linker.x=3"]}, r"linker keep has no setting 'x'"),
+        ({"recipe": "small-synthetic", "settings": ["linker=deepsort"]}, r"linker deepsort needs embeddings"),
+        (
+            {"recipe": "small-synthetic", "settings": ["best_by=MAP"]},
+            r"best_by is 'MAP' \(did you mean 'mAP'\?\); it m",
+        ),
+        ({"recipe": "small-synthetic", "settings": ["best_by=IDSW"]}, r"best_by is 'IDSW'.*of which more is better"),
+        ({"settings": ["steps=many"]}, r"training.steps is 'many'; it must be a whole number"),
+        ({"settings": ["freeze=detector.tail"]}, r"freeze names 'detector.tail', which the model does not have"),
+        ({"settings": ["model.detector=resnet"]}, r"model smot.detector is 'resnet'; it must be one of"),
+        ({"export": "weights.pth"}, r"--export is weights.pth; weights are written as .safetensors"),
+        ({"catalog": "sintetic"}, r"unknown catalog 'sintetic' \(did you mean 'synthetic'\?\)"),
+        ({"frames": "9:3"}, r"frames is '9:3', which holds no frame"),
+        ({"val_frames": "9:3"}, r"frames is '9:3', which holds no frame"),
+        ({"workers": 2}, r"--workers is 2 and --local is one process"),
+        ({"workers": 3, "local": False}, r"batch_size is 8, which 3 workers cannot share"),
+        (
+            {"out": "memory://x", "local": False},
+            r"--out memory://x is this process's memory, which Ray's workers do no",
+        ),
+        ({"gpu": True}, r"a GPU is asked for, and torch finds none"),
+    ],
+)
+def test_wrong_use_is_refused_before_any_work(
+    given: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    settings = ["catalog.num_videos=1", *given.pop("settings", [])]
+    arguments: dict[str, Any] = {"out": str(tmp_path / "out"), "local": True, "catalog": "synthetic"} | given
+    if "recipe" in given:
+        del arguments["catalog"]
+    with pytest.raises(ValueError, match=message):
+        train(None, settings=settings, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"--export .*file/w.safetensors cannot be written: .*file is no folder that may"):
+        train(None, out=str(tmp_path / "out"), export=str(tmp_path / "file" / "w.safetensors"), local=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_probably_not_meant_is_said(tmp_path: Path) -> None:
+    few = ["catalog.num_videos=1", "validation.split=train", "validation.num_videos=1"]
+    job = ready(training_of("small-synthetic", few), str(tmp_path / "out"), None, True, False, False, False)
+    lacking, shown = job.warnings()
+    assert lacking.startswith("no box of ")
+    assert shown.startswith("1 of the 1 videos for scores show frames that are trained on, such as train-0000")
+    apart = ["catalog.num_videos=1", "validation.split=val", "validation.num_videos=1"]
+    job = ready(training_of("small-synthetic", apart), str(tmp_path / "out"), None, True, False, False, False)
+    assert len(job.warnings()) == 1
