@@ -49,8 +49,10 @@ def columns(given: Sequence[Row]) -> dict[str, Tensor]:
 
 
 def rows(given: dict[str, Tensor]) -> list[Row]:
-    """The rows that `columns` was given."""
-    return [dict(zip(given, values, strict=True)) for values in zip(*(c.tolist() for c in given.values()), strict=True)]
+    """The rows that `columns` was given, whose first name is `step`."""
+    assert next(iter(given), "step") == "step"
+    values = zip(*(column.tolist() for column in given.values()), strict=True)
+    return [dict(zip(given, row, strict=True)) | {"step": int(row[0])} for row in values]
 
 
 def mean_losses(some: Sequence[Row]) -> Row:

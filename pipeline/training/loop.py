@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.checkpoints import Checkpoints, Damaged
 from pipeline.training.history import GRADIENT, LEARNING_RATE, MEMORY, SECONDS, WAITED, Record, Row, mean_losses
 from pipeline.training.loading import Batch, Batches
 from pipeline.training.optimizing import Optimizing, rate
@@ -115,6 +115,21 @@ def fit(
                 checkpoints.save(number + 1, {"learned": optimizing.state(), "record": record.state()})
             start += time.perf_counter() - pause  # no step's time
     return Fitted(optimizing.kept.cpu().eval(), record.steps, record.scores, record.cpu_s)
+
+
+def finished(training: Training, model: nn.Module, checkpoints: Checkpoints) -> Fitted | None:
+    """What a training that was done gave, from its last checkpoint; None where that is damaged.
+
+    Raises FileNotFoundError where there is none of the last step, ValueError where it is of another training.
+    """
+    try:
+        state = checkpoints.load(training.steps)
+    except Damaged:
+        return None
+    optimizing = Optimizing(training, model)
+    optimizing.restore(state["learned"])
+    record = Record.of(state["record"])
+    return Fitted(optimizing.kept.eval(), record.steps, record.scores, record.cpu_s)
 
 
 def seed_of(seed: int, step: int, rank: int) -> int:

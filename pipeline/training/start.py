@@ -1,111 +1,170 @@
-"""Begins a training: builds the network, reads the frames, and runs the loop, here or on the workers of Ray Train."""
+"""Begins a training: in this process, or on the workers of Ray Train."""
 
 from __future__ import annotations
 
+import functools
+import os
+import re
+import sys
 import tempfile
+import threading
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
-from pipeline.config import load, settings
-from pipeline.records import Resize
+from pipeline.engine import StageError
 from pipeline.tables import Store
-from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.labelled import Labelled, read_frames
-from pipeline.training.loading import Batches
-from pipeline.training.loop import Fitted, Judge, Row, fit
+from pipeline.training.history import Row
+from pipeline.training.loop import Fitted, Hear
 from pipeline.training.settings import Training
+from pipeline.training.work import Work, build, resize_of
 
-Hear = Callable[[Sequence[Row]], None]
+__all__ = ["Work", "build", "here", "on_ray", "resize_of"]
 
-
-@dataclass(frozen=True)
-class Work:
-    """A training with all that its workers need, as it travels to them.
-
-    out: the folder that all of them reach, at any URL, which checkpoints go to; None for none.
-    """
-
-    training: Training
-    material: Labelled
-    out: str | None = None
-    judge: Judge | None = None
-
-
-def build(training: Training, classes: tuple[str, ...]) -> nn.Module:
-    """The network to train; from random weights, drawn with the seed, unless its settings say which.
-
-    Raises ValueError where those are of other classes than these.
-    """
-    module = load("model", training.model)
-    torch.manual_seed(training.seed)
-    given = dict(training.model_settings)
-    if given.setdefault("weights", "random") == "random":
-        given = {"classes": classes, **given}
-    model: nn.Module = module.build(settings(module.Settings, given, f"model {training.model}"))
-    if (known := tuple(model.classes)) != classes:  # type: ignore[arg-type]
-        theirs, ours = (f"{len(names)} classes {', '.join(names[:9])}" for names in (known, classes))
-        raise ValueError(f"weights {given['weights']!r} are of {theirs}; the catalog has, in this order, {ours}")
-    return model
+# Seconds that a worker may wait for the others: long enough for the first to judge on a whole dataset. One that died is
+# noticed at once all the same.
+PATIENCE = 6 * 3600
+POLL = 0.2  # seconds between two looks at what was said
 
 
 def here(work: Work, device: str = "cpu", hear: Hear | None = None) -> Fitted:
     """Trains in this process, without Ray."""
-    return _worker(work, 0, 1, device, hear)
+    return work.do(device=device, hear=hear)
 
 
-def on_ray(work: Work, use_gpu: bool = False) -> Fitted:
-    """Trains on `training.workers` workers of the Ray cluster that this process is connected to."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+def on_ray(work: Work, use_gpu: bool = False, hear: Hear | None = None) -> Fitted:
+    """Trains on `training.workers` workers of the Ray cluster that this process is connected to.
 
+    Where one dies, all begin again from the last checkpoint, up to `max_failures` times. hear: as `fit` has it, called
+    in this process. Raises ValueError where the cluster has no room for the workers, they cannot all reach `out`, or
+    `fit` raises it, and StageError where workers died too often; the checkpoints stay where `out` is given.
+    """
+    import ray
+
+    _check_room(work.training, use_gpu)
+    machines = sum(node["Alive"] for node in ray.nodes())
+    if work.out is None and machines > 1:
+        raise ValueError(f"the cluster has {machines} machines; give the training a folder that all of them reach")
+    if work.out is not None and work.out.startswith("memory:"):
+        raise ValueError(f"{work.out} is this process's own memory, which no worker reaches; give another folder")
     with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:
-        result = TorchTrainer(
-            _ray_worker,
-            train_loop_config={"work": work},
-            scaling_config=ScalingConfig(num_workers=work.training.workers, use_gpu=use_gpu),
+        work = replace(work, out=folder if work.out is None else Store(work.out).url_of())  # workers' folder is another
+        if (done := work.finished()) is not None:
+            return done
+        tries = 1 + work.training.max_failures
+        for tried in range(1, tries + 1):
+            why = _attempt(work, use_gpu, hear)
+            if why is None:
+                break
+            if tried == tries:
+                raise StageError(f"{why}; the training was begun {tries} times")
+            print(
+                f"{why}; beginning again from the last checkpoint, {tried} of {tries - 1}", file=sys.stderr, flush=True
+            )
+        done = work.finished()
+    assert done is not None, "workers that are done leave the last checkpoint"
+    return done
+
+
+def _attempt(work: Work, use_gpu: bool, hear: Hear | None) -> str | None:
+    """One start of the workers to their end; gives None, or why they did not reach it; raises their ValueErrors."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+    from ray.util.queue import Queue
+
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # or relative paths of videos would lead nowhere
+    said = Queue(actor_options={"num_cpus": 0})
+    failed: list[TrainingFailedError] = []
+    with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:  # for what Ray leaves
+        trainer = TorchTrainer(
+            functools.partial(_on_worker, work, said),
+            torch_config=TorchConfig(timeout_s=PATIENCE),
+            scaling_config=ScalingConfig(
+                num_workers=work.training.workers, use_gpu=use_gpu, resources_per_worker=_needs(use_gpu)
+            ),
             run_config=RunConfig(
                 name=f"train-{uuid.uuid4().hex}",  # a name used before would give that run's result
-                storage_path=work.out or folder,
-                failure_config=FailureConfig(max_failures=work.training.max_failures),
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=0),  # Ray would try again what no trial mends
             ),
-        ).fit()
-        assert result.checkpoint is not None
-        model = build(work.training, work.material.classes)
-        with result.checkpoint.as_directory() as saved:
-            stored = torch.load(Path(saved) / "fitted.pt", weights_only=True)
-    model.load_state_dict(stored.pop("model"))
-    return Fitted(model.eval(), **stored)
+        )
+
+        def run() -> None:
+            try:
+                trainer.fit()
+            except TrainingFailedError as error:
+                failed.append(error)
+
+        # Not in this thread, which listens; nor does Ray then take Ctrl-C to itself.
+        running = threading.Thread(target=run, daemon=True)
+        running.start()
+        rows: list[Row] = []
+        while running.is_alive() or not said.empty():
+            running.join(POLL)
+            for first, new in said.get_nowait_batch(said.size()):
+                rows = rows[:first] + new
+                if hear:
+                    hear(rows)
+    said.shutdown()
+    return _why(failed[0]) if failed else None
 
 
-def _worker(work: Work, rank: int, world: int, device: str, hear: Hear | None) -> Fitted:
-    """What each worker does, wherever it is."""
-    training, material = work.training, work.material
-    model = build(training, material.classes)
-    checkpoints = Checkpoints(Store(work.out)) if work.out else None
-    with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:
-        frames = read_frames(material, Resize(**model.resize), Path(folder))  # type: ignore[arg-type]
-        batches = Batches(training, [frames], rank, world)
-        return fit(training, model, batches, rank, world, device, checkpoints, work.judge, hear)
-
-
-def _ray_worker(config: dict[str, Any]) -> None:
-    """What each of Ray Train's workers does; the first gives the network back, as a checkpoint of Ray's."""
+def _on_worker(work: Work, said: Any) -> None:
+    """What each of Ray Train's workers does; the last checkpoint is what comes of it."""
     import ray.train
     import ray.train.torch
 
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    fitted = _worker(config["work"], rank, world, str(ray.train.torch.get_device()), None)
-    with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:
-        checkpoint = None
-        if rank == 0:
-            stored = {**vars(fitted), "model": fitted.model.state_dict(), "cpu_s": fitted.cpu_s * world}
-            torch.save(stored, Path(folder) / "fitted.pt")
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(fitted.losses, checkpoint=checkpoint)
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where NCCL puts what is no tensor of ours
+    heard = 0
+
+    def tell(rows: Sequence[Row]) -> None:
+        nonlocal heard
+        said.put((heard, list(rows[heard:])))  # all that there are would be ever more
+        heard = len(rows)
+
+    work.do(context.get_world_rank(), context.get_world_size(), str(device), tell)
+
+
+def _needs(use_gpu: bool) -> dict[str, float]:
+    """What a worker reserves."""
+    return {"CPU": 1, **({"GPU": 1} if use_gpu else {})}
+
+
+def _check_room(training: Training, use_gpu: bool) -> None:
+    """Refuses workers that would wait for ever: the cluster has not what they reserve."""
+    import ray
+
+    there = ray.cluster_resources()
+    for name, needed in _needs(use_gpu).items():
+        if training.workers * needed > (has := there.get(name, 0)):
+            raise ValueError(
+                f"workers is {training.workers}, each with {needed:g} {name}, and the cluster has {has:g} in all; "
+                "give fewer workers or a larger cluster"
+            )
+
+
+def _why(error: Any) -> str:
+    """A failed run of Ray Train in a sentence; raises the ValueError of a worker, which no other trial would mend.
+
+    error: a TrainingFailedError. Of a group's failures that of who died says most, those of who waited for it least.
+    """
+    from ray.exceptions import RayActorError
+
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        if isinstance(failure, ValueError):
+            raise failure from None
+    for rank, failure in failures.items():
+        failure = getattr(failure, "health_check_failure", failure)
+        if isinstance(failure, RayActorError):
+            kind = re.search(r"exit type: (\w+)", str(failure))
+            return f"worker {rank} of the training died" + (f" ({kind[1].replace('_', ' ').lower()})" if kind else "")
+    for rank, failure in sorted(failures.items(), key=lambda item: "closed by peer" in str(item[1])):
+        return f"worker {rank} of the training failed: {type(failure).__name__}: {' '.join(str(failure).split())}"
+    return f"the training failed: {' '.join(str(error).split())}"
