@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from jobs import prepare
 from jobs.papers import weights
 from jobs.papers.tracktor_trainings import RECIPES as OF_TRACKTOR
 from jobs.papers.trainings import RECIPES as OF_PAPERS
+from jobs.train import train
 from jobs.train_judge import scored_by
 from jobs.trainings import RECIPES
 from models.parts.weights import StoredWeights, begin_with
@@ -128,6 +134,65 @@ def test_a_batch_of_reid_never_has_two_clips_of_one_of_few_videos() -> None:
         training = OF_TRACKTOR[name]()
         assert training.batch_size == training.workers == 1
         assert training.frames_per_clip >= 8
+
+
+def annotated(path: Path, size: tuple[int, int], objects: Mapping[str, tuple[int, int, int, int]], ids: bool) -> None:
+    """An image of noise and its XML, as ImageNet has them. objects: corners by WordNet id."""
+    image, text = path.with_suffix(".JPEG"), Path(str(path).replace("Data", "Annotations")).with_suffix(".xml")
+    for file in (image, text):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(len(str(path))).integers(0, 255, (*size, 3), np.uint8)
+    Image.fromarray(noise).save(image, "JPEG")
+    things = "".join(
+        f"<object>{f'<trackid>{number}</trackid>' if ids else ''}<name>{name}</name><bndbox><xmin>{x1}</xmin>"
+        f"<ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+        for number, (name, (x1, y1, x2, y2)) in enumerate(objects.items())
+    )
+    text.write_text(f"<annotation><size><width>{size[1]}</width><height>{size[0]}</height></size>{things}</annotation>")
+
+
+@pytest.fixture(scope="module")
+def ilsvrc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two videos of 12 frames, upright and lying, and three stills of other sizes; dogs in all, foxes in videos."""
+    root = tmp_path_factory.mktemp("imagenet") / "ILSVRC2015"
+    dog, fox = "n02084071", "n02118333"
+    for video, size in (("a", (64, 96)), ("b", (96, 64))):
+        for frame in range(12):
+            objects = {dog: (2 + frame, 4, 30 + frame, 40), fox: (30, 30, 59, 60)}
+            annotated(root / f"Data/VID/train/part/{video}/{frame:06d}", size, objects, ids=True)
+    for number in range(3):
+        name = f"Data/DET/train/ILSVRC2013_train/{dog}/{dog}_{number}"
+        annotated(root / name, (70 + 8 * number, 64), {dog: (5, 5, 50, 50)}, ids=False)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "small", "losses"),
+    [
+        ("dt-vid", {"model.backbone": "small"}, {"class", "box", "track"}),
+        ("tcd-vid", {"model.detector": "small", "model.backbone_weights": "random"}, {"track_anchor", "track_region"}),
+        ("pnp-vid-tracker", {"model.detector": "small"}, {"move", "quality"}),
+    ],
+)
+def test_those_of_vid_run_on_the_datasets_folders(
+    name: str,
+    small: dict[str, str],
+    losses: set[str],
+    ilsvrc: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All but the network's size: videos of two shapes, stills beside them, SGD whose rate falls."""
+    given = [f"{key}={value}" for key, value in {**small, "start": "", "drops": "1", "loaders": "0"}.items()]
+    out = tmp_path / "out"
+    assert train([str(ilsvrc)], out=str(out), recipe=name, settings=given, steps=2, local=True) == 0
+    said = capsys.readouterr().err
+    assert "2 videos, 48 boxes of 30 classes" in said
+    assert ("3 stills, 3 boxes, 50% of the clips" in said) == (AT_THEIR_SIZE[name]().stills is not None)
+    curves = pq.read_table(out / "losses.parquet").to_pydict()
+    assert losses <= curves.keys()
+    assert all(value > 0 for loss in losses for value in curves[loss])
+    assert curves["learning_rate"][0] == pytest.approx(10 * curves["learning_rate"][1])
 
 
 def built(training: Training, classes: tuple[str, ...]) -> Any:
