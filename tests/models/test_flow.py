@@ -105,6 +105,16 @@ def test_raft_takes_frames_of_any_size_and_weights_from_a_file(tmp_path: Path) -
     assert not torch.equal(flow, trained(second, first))
 
 
+def test_raft_is_as_exact_where_all_else_is_of_bfloat16() -> None:
+    torch.manual_seed(0)
+    raft, first = Raft().eval(), textured(128, 128)
+    second = first.roll(3, dims=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = raft(first, second)
+    assert torch.equal(mixed, raft(first, second))
+    assert mixed.any()
+
+
 def test_raft_works_at_sizes_that_its_pyramid_can_halve() -> None:
     raft = Raft()
     assert raft.working_size(100, 141) == (128, 144)
