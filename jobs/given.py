@@ -9,6 +9,7 @@ import fsspec
 
 from jobs import prepare
 from pipeline.config import load
+from pipeline.frame_range import limited
 from pipeline.recipe import Recipe
 from pipeline.records import EVIDENCE, VideoInfo
 from pipeline.tables import Run, Store, read_run
@@ -48,7 +49,7 @@ def of_catalog(recipe: Recipe) -> Given:
     source, name = recipe.source, recipe.catalog
     fs, path = fsspec.core.url_to_fs(source)
     if name == "mot" and not fs.isdir(path) and fs.exists(path):
-        videos = [_of_text(source, fs.info(path))]
+        videos = limited([_of_text(source, fs.info(path))], recipe.frames)
     else:
         videos = [video for video in prepare.listed(recipe, name, source) if video.detections_uri]
     if not videos:

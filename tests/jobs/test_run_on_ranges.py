@@ -138,6 +138,9 @@ def test_given_detections_are_linked_in_the_range(table: Table, tmp_path: Path) 
     for name in ("detections", "tracks", "truth"):
         assert sorted({*table(output, name)["frame_index"].to_pylist()}) == [4, 5, 6], name
     assert scoring.values(table(output, "scores"))["one", None]["num_misses"] == 0
+    text = str(tmp_path / "set" / "one" / "det" / "det.txt")
+    assert link(text, output=str(tmp_path / "text"), frames="4:7", local=True, linker="sort") == 0
+    assert table(tmp_path / "text", "tracks")["frame_index"].to_pylist() == [4, 5, 6]
     with pytest.raises(ValueError, match=r"'50%:', and of one no frames are there to take a share of"):
         link(str(tmp_path / "set"), output=str(tmp_path / "half"), frames="50%:", local=True)
     with pytest.raises(ValueError, match="which has the frames that it was made of"):
