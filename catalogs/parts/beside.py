@@ -14,6 +14,7 @@ Nothing is found in folders that cannot be listed, as on the web.
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
@@ -81,8 +82,14 @@ class Beside:
             entries = self._files.ls(folder, detail=True)
         except OSError:  # who may read a video need not be allowed to list its folder
             return {}
-        named = {posixpath.basename(str(entry["name"]).rstrip("/")): entry for entry in entries}
+        named = {posixpath.basename(str(entry["name"]).rstrip("/")): self._followed(entry) for entry in entries}
         return {name: entry for name, entry in named.items() if not name.startswith(".")}
+
+    def _followed(self, entry: Entry) -> Entry:
+        """A link's entry as that of what it leads to, if anywhere."""
+        with contextlib.suppress(OSError):
+            return dict(self._files.info(entry["name"])) if entry["type"] == "other" else entry
+        return entry
 
     def _is_there(self, entry: Entry | None) -> bool:
         return entry is not None and entry["type"] == "file"

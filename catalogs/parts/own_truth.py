@@ -100,7 +100,8 @@ def _read_json(path: str, video: VideoInfo, classes: Sequence[str]) -> pa.Table:
 def _read_xml(folder: str, video: VideoInfo, classes: Sequence[str]) -> pa.Table:
     """ImageNet VID's XML: 000000.xml is of frame 0, or of the image of that name; `trackid` may be left out."""
     files, root = fsspec.core.url_to_fs(folder)
-    stems = {posixpath.splitext(name)[0]: name for name in listed(files, root, [".xml"])}
+    names_of = (posixpath.basename(str(path)) for path in files.ls(root, detail=False))
+    stems = {posixpath.splitext(name)[0]: name for name in names_of if name.endswith(".xml")}
     if video.kind == "images":
         order = [posixpath.splitext(name)[0] for name in _images(video)]
         frames = {index: f"{root}/{stems[stem]}" for index, stem in enumerate(order) if stem in stems}

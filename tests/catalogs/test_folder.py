@@ -251,6 +251,19 @@ def test_truth_at_any_url_and_none_on_request(tmp_path: Path) -> None:
     assert video.truth_uri is None
 
 
+def test_links_lead_to_truth(tmp_path: Path) -> None:
+    _write(tmp_path / "stored" / "gt" / "gt.txt", TEXT)
+    _write(tmp_path / "set" / "v.mp4", "x")
+    (tmp_path / "set" / "v").symlink_to(tmp_path / "stored")
+    assert len(rows(listed(tmp_path / "set", {}))) == 3
+    (tmp_path / "set" / "v").unlink()
+    (tmp_path / "set" / "v.txt").symlink_to(tmp_path / "stored" / "gt" / "gt.txt")
+    assert len(rows(listed(tmp_path / "set", {}))) == 3
+    (tmp_path / "set" / "v.txt").unlink()
+    (tmp_path / "set" / "v.txt").symlink_to(tmp_path / "gone.txt")
+    assert listed(tmp_path / "set", {}).truth_uri is None
+
+
 def test_another_truth_is_another_content(tmp_path: Path) -> None:
     before = listed(tmp_path, {"v.mp4": "x", "v.txt": TEXT})
     assert listed(tmp_path, {"v.txt": TEXT + TEXT[:20]}).identity != before.identity
