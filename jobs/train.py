@@ -100,7 +100,9 @@ def train(
         chosen = replace(chosen, workers=1)
     job = ready(chosen, out, export, local, gpu, half, overwrite)
     if explain:
-        typer.echo("\n".join([*job.says(), *(f"warning: {text}" for text in job.warnings()), f"-> {out}"]))
+        done = 0 if overwrite else train_folder.done(Store(out))
+        going = f"goes on from step {done:,} of {chosen.steps:,}" if done else "begins"
+        typer.echo("\n".join([*job.says(), *(f"warning: {text}" for text in job.warnings()), f"{going} -> {out}"]))
         return 0
     if not local:
         OnRay(address).start()
@@ -109,8 +111,8 @@ def train(
         print(text, file=sys.stderr)
     for text in job.warnings():
         print(f"warning: {text}", file=sys.stderr)
-    if folder.done:
-        print(f"goes on from step {folder.done:,} of {chosen.steps:,}", file=sys.stderr)
+    if done := train_folder.done(folder.store):
+        print(f"goes on from step {done:,} of {chosen.steps:,}", file=sys.stderr)
 
     began = time.perf_counter()
     follow = Follow(chosen, lambda rows: write_curves(folder, job, rows, "running"))

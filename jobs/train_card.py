@@ -88,19 +88,20 @@ def portable(value: Any) -> Any:
 
 def steps_of(chosen: Training) -> str:
     """How long a training is, in words."""
-    shown = "frames" if chosen.frames_per_clip == 1 else f"clips of {chosen.frames_per_clip} frames"
+    plural = "s" * (chosen.batch_size != 1)
+    shown = f"frame{plural}" if chosen.frames_per_clip == 1 else f"clip{plural} of {chosen.frames_per_clip} frames"
     return f"{chosen.steps:,} steps of {chosen.batch_size} {shown}"
 
 
 def trained_on(chosen: Training) -> str:
     """The catalogs and their settings, in words."""
     given = {**({"source": chosen.source} if chosen.source else {}), **chosen.catalog_settings}
-    parts = [f"catalog `{chosen.catalog}` {_said(given)}".strip()]
+    parts = [f"catalog {_named(chosen.catalog, given)}"]
     if chosen.frames:
-        parts.append(f"frames {chosen.frames} of each video")
+        parts.append(f"frames `{chosen.frames}` of each video")
     if chosen.stills:
-        given = dict(chosen.stills)
-        parts.append(f"stills of catalog `{given.pop('catalog')}` {_said(given)}".strip())
+        stills = dict(chosen.stills)
+        parts.append(f"stills of catalog {_named(stills.pop('catalog'), stills)}")
     return ", ".join(parts)
 
 
@@ -113,10 +114,11 @@ def card(name: str, made: Made, step: int, scores: Mapping[str, float], facts: M
     """
     chosen = made.training
     taken = "" if step == chosen.steps else f", taken after step {step:,}"
+    begun = f", begun with `{portable(chosen.start)}`" if chosen.start else ""
     lines = [
         f"# {name}",
         "",
-        f"Weights of `{chosen.model}` {_said(chosen.model_settings)}, trained on {trained_on(chosen)}. "
+        f"Weights of {_named(chosen.model, chosen.model_settings)}{begun}, trained on {trained_on(chosen)}. "
         f"Classes: {', '.join(made.classes)}.",
         "",
         f"- made by: `{made.command}` at commit {made.commit or 'unknown'}{facts['begun']}",
@@ -129,15 +131,20 @@ def card(name: str, made: Made, step: int, scores: Mapping[str, float], facts: M
         given = dict(chosen.validation or {})
         which = {**({"source": chosen.source} if chosen.source else {}), **given}
         lines += [
-            f"- on {_said(which) or 'the same videos'}, whole videos, linker `{chosen.linker}` "
-            f"{_said(chosen.linker_settings)}: {figures(scores)}"
+            f"- on {_said(which) or 'the same videos'}, linker {_named(chosen.linker, chosen.linker_settings)}: "
+            f"{figures(scores)}"
         ]
-    return "\n".join(line.replace(" ,", ",").replace(" :", ":") for line in lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def figures(values: Mapping[str, float]) -> str:
     """Names and their values with three digits."""
     return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+
+
+def _named(name: str, settings: Mapping[str, Any]) -> str:
+    """A part and what is changed of its settings."""
+    return f"`{name}` {_said(settings)}".rstrip()
 
 
 def _said(settings: Mapping[str, Any]) -> str:

@@ -45,11 +45,6 @@ class Folder:
     about: dict[str, Any]
 
     @property
-    def done(self) -> int:
-        """The steps after which there is a checkpoint to go on from; 0 for none."""
-        return max(Checkpoints(self.store).steps(), default=0)
-
-    @property
     def begun(self) -> str:
         """What is to be said of the processes before this one, where they were of other commits, else ""."""
         others = [each for each in self.about["starts"][:-1] if each["commit"] != self.about["starts"][-1]["commit"]]
@@ -73,6 +68,11 @@ class Folder:
         for row in Run(self.store.url).read_table(SCORES).to_pylist():
             rows.setdefault(row["step"], {"step": row["step"]})[row["metric"]] = row["value"]
         return list(rows.values())
+
+
+def done(store: Store) -> int:
+    """The steps after which there is a checkpoint to go on from; 0 for none."""
+    return max(Checkpoints(store).steps(), default=0)
 
 
 def taken(url: str) -> list[str]:
@@ -130,9 +130,10 @@ def claim(url: str, identity: Mapping[str, Any], made: Made, overwrite: bool) ->
             about = None
         about = about or {"identity": dict(identity), "classes": list(made.classes), "starts": []}
         folder = Folder(store, about)
-        start = {"step": folder.done, "command": made.command, "commit": made.commit, "versions": made.versions}
+        step = done(store)
+        start = {"step": step, "command": made.command, "commit": made.commit, "versions": made.versions}
         about["starts"].append(start)
-        folder.write_about("running", folder.done)
+        folder.write_about("running", step)
     except OSError as error:
         raise OSError(f"--out {url} cannot be written: {(error.strerror or str(error)).lower()}") from None
     return folder

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import prepare, train_folder
+from jobs.papers import weights
 from jobs.train_card import Made, made, steps_of
 from jobs.train_judge import BEST_BY, LAST, scored_by
 from pipeline.config import did_you_mean
@@ -55,6 +56,10 @@ class Job:
         some = "" if learned == every else f", {sum(learned):,} of them learned"
         is_half = chosen.precision == "bfloat16" or (chosen.precision == "auto" and self.device != "cpu")
         lines.append(f"{chosen.model}: {sum(every):,} parameters{some}, {'bfloat16' if is_half else 'float32'}")
+        if chosen.start:
+            begun = self.model.weights
+            anew = f", {len(begun.anew):,} begin anew, such as {begun.anew[0]}" if begun.anew else ""
+            lines.append(f"begins with {chosen.start}: {len(begun.loaded):,} tensors{anew}")
         where = self.device if chosen.workers == 1 else f"{chosen.workers} workers, {self.device}"
         lines.append(f"{steps_of(chosen)}, {chosen.optimizer} at {chosen.learning_rate:g}, on {where}")
         if chosen.validation is None:
@@ -95,6 +100,7 @@ def ready(chosen: Training, out: str, export: str | None, local: bool, gpu: bool
             f"best_by is {chosen.best_by!r}{did_you_mean(chosen.best_by, BEST_BY)}; it must be a score, of which more "
             f"is better: {', '.join(name for name in BEST_BY if '_' not in name)}"
         )
+    weights.check_start(chosen.name, chosen.start)  # before datasets are listed, which may take minutes
     held_out = validation_videos(chosen)
     work = Work(chosen, material_of(chosen), out)
     model: Any = build(chosen, work.material.videos.classes)

@@ -105,7 +105,7 @@ class TestFolder:
         store = Store("memory://here/it")
         assert store.read("best.safetensors") == store.read("last.safetensors")
         assert "no scores" in capsys.readouterr().err
-        assert "whole videos" not in store.read("best.md").decode()
+        assert "linker" not in store.read("best.md").decode()
 
 
 class TestGoingOn:

@@ -145,7 +145,7 @@ class TestCard:
             "- 400 steps of 4 frames, taken after step 300, seed 0, 3.2 CPU-minutes\n"
             "- 16-bit floats, 1.0 MB\n"
             "- loss, mean of the hundred steps before: box 0.250\n"
-            "- on `source=a.mp4`, `frames=80%:`, whole videos, linker `keep`: mAP 0.500\n"
+            "- on `source=a.mp4`, `frames=80%:`, linker `keep`: mAP 0.500\n"
         )
 
     def test_the_size_of_frames_goes_with_the_weights_where_it_is_no_model_s_own(self) -> None:
