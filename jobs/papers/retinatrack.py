@@ -5,7 +5,7 @@ every box counts for mAP, those of .5 and more are tracked (the paper says highe
 is a video of one frame, and `online` leaves every box and score as it is.
 
 What differs by training has weights of its own; "IOU baseline", "w/o triplet loss" and "w/R-50 ReID" share theirs.
-The authors also crop at random in training and compute in bfloat16 (section 3.4), which ours does not.
+The authors also crop at random in training (section 3.4), which ours does not.
 Twins have no side to resize to: the small network takes frames as they are.
 """
 

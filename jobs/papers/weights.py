@@ -49,6 +49,16 @@ def needed_by(recipe: Recipe) -> dict[str, Weights]:
     return {setting: known()[name] for setting, name in named.items() if name in known()}
 
 
+def check_start(name: str, start: str) -> None:
+    """Raises ValueError where the training of that name begins with weights of these that are not here; says how."""
+    needed = known().get(start)
+    if needed and not needed.are_here:
+        raise ValueError(
+            f"training {name} begins with the weights {start} ({needed.what}), and they are not here; give a file with "
+            f"--set start=FILE, or train them (`{needed.command}`)"
+        )
+
+
 def can_run(recipe: Recipe) -> bool:
     """Whether a recipe needs nothing but its videos: no weights that are still to be trained."""
     return all(needed.are_here for needed in needed_by(recipe).values())

@@ -195,6 +195,16 @@ def test_those_of_vid_run_on_the_datasets_folders(
     assert curves["learning_rate"][0] == pytest.approx(10 * curves["learning_rate"][1])
 
 
+def test_what_it_begins_with_is_asked_for_before_any_dataset_is_listed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="training dt-vid begins with the weights detect-to-track-") as error:
+        train([str(tmp_path / "nowhere")], out=str(tmp_path / "out"), recipe="dt-vid", local=True)
+    said = str(error.value)
+    assert "--set start=FILE, or train them (`trackloom train --recipe dt-vid-detector ILSVRC2015 --gpu " in said
+    assert "\n" not in said
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        train([str(tmp_path / "nowhere")], out=str(tmp_path / "out"), recipe="tcd-vid", local=True)
+
+
 def built(training: Training, classes: tuple[str, ...]) -> Any:
     """The network at its size, but for the published weights that it would begin with."""
     given = {key: value for key, value in training.model_settings.items() if not key.endswith("_weights")}
