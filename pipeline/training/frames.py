@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,7 +108,8 @@ def measured(videos: Sequence[VideoInfo], resize: Resize) -> tuple[int, float]:
     unknown = [video for video, size in zip(videos, sizes, strict=True) if size is None]
     step = max(1, len(unknown) // LOOKED_INTO)
     looked = [_area(resize.target(_probed(video)[1])) for video in unknown[::step]]
-    areas = [float(np.mean(looked)) if size is None else _area(resize.target(size)) for size in sizes]
+    mean = sum(looked) / max(1, len(looked))
+    areas = [mean if size is None else _area(resize.target(size)) for size in sizes]
     return sum(counts), float(np.dot(counts, areas)) * 3
 
 
@@ -139,7 +141,7 @@ def _unfit(video: VideoInfo, why: object) -> ValueError:
     return ValueError(f"video {video.video_id} cannot be trained on: {why}")
 
 
-class _OfVideos:
+class _OfVideos(ABC):
     """Frames of videos by number, as `Frames` says. counts: how many there are of each video."""
 
     def __init__(self, material: Labelled, counts: Sequence[int]) -> None:
@@ -161,9 +163,9 @@ class _OfVideos:
         targets = [self.truth.target(video, info.start + place, scale) for place in places.tolist()]
         return torch.from_numpy(pixels[which]), targets
 
+    @abstractmethod
     def read(self, video: int, places: list[int]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """Frames of a video, counted from its first: uint8 (T, 3, H, W), and their size before resizing."""
-        raise NotImplementedError
+        """Frames of a video, rising, counted from its first: uint8 (T, 3, H, W), and their size before resizing."""
 
 
 class Cached(_OfVideos):
