@@ -61,9 +61,8 @@ def on_ray(work: Work, use_gpu: bool = False, hear: Hear | None = None) -> Fitte
                 break
             if tried == tries:
                 raise StageError(f"{why}; the training was begun {tries} times")
-            print(
-                f"{why}; beginning again from the last checkpoint, {tried} of {tries - 1}", file=sys.stderr, flush=True
-            )
+            more = f"all begin again from the last checkpoint, {tried} of {tries - 1} times"
+            print(f"{why}; {more}", file=sys.stderr, flush=True)
         done = work.finished()
     assert done is not None, "workers that are done leave the last checkpoint"
     return done
