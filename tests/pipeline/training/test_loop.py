@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from torch import Tensor, distributed, nn
 from pipeline.tables import Store
 from pipeline.training import loop
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.history import MEASURES, Row
+from pipeline.training.history import MEASURES, Record, Row
 from pipeline.training.loading import Batches
 from pipeline.training.loop import Fitted, fit
 from pipeline.training.settings import Training
@@ -260,6 +264,52 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         trained(SHORT, checkpoints=Checkpoints(Store(str(tmp_path)), {"seed": 1}))
 
 
+def test_two_workers_of_which_one_dies_learn_to_the_bit_what_they_would_have(tmp_path: Path) -> None:
+    """The first is this process; the second, which dies in the middle of a step, and who comes for it are others."""
+    once, then = ("whole", "stopped"), ("resumed",)
+    others = [
+        subprocess.Popen([sys.executable, __file__, str(tmp_path), *trials], stderr=subprocess.PIPE, text=True)
+        for trials in (once, then)
+    ]
+    whole = together(tmp_path, "whole", 0)
+    with pytest.raises(RuntimeError, match=r"peer|reset"):
+        together(tmp_path, "stopped", 0)
+    assert Checkpoints(Store(str(tmp_path / "stopped"))).steps() == [5]
+    (tmp_path / "stopped").rename(tmp_path / "resumed")
+    resumed = together(tmp_path, "resumed", 0)
+    assert_same(resumed, whole)
+    assert resumed.history[:5] == Record.of(Checkpoints(Store(str(tmp_path / "resumed"))).load(10)["record"]).steps[:5]
+    assert plain(whole.history) != plain(trained(TWO).history), "two workers' batch norms measure their own clips"
+    said = [other.communicate()[1] for other in others]
+    assert [other.returncode for other in others] == [DEATH, 0], said
+
+
+DEATH = 9  # the code that a worker dies with here
+TWO = replace(SHORT, workers=2, batch_size=4)
+
+
+class Exiting(Mortal):
+    """Ends its process in the middle of a step, when other workers wait for its gradients."""
+
+    def losses(self, clips: list[Tensor], targets: Any) -> dict[str, Tensor]:
+        found = Tiny.losses(self, clips, targets)
+        self.lives -= 1
+        if self.lives < 0:
+            os._exit(DEATH)
+        return found
+
+
+def together(folder: Path, trial: str, rank: int) -> Fitted:
+    """A training by two processes, as one of them."""
+    store = distributed.FileStore(str(folder / f"{trial}.store"), 2)  # type: ignore[attr-defined]
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(minutes=5))
+    try:
+        model = Exiting(7) if rank and trial == "stopped" else Tiny()
+        return trained(TWO, model, rank=rank, world=2, checkpoints=Checkpoints(Store(str(folder / trial))))
+    finally:
+        distributed.destroy_process_group()
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoints = Checkpoints(Store(str(tmp_path)))
     whole = trained(SHORT, checkpoints=checkpoints)
@@ -291,3 +341,8 @@ def test_the_second_worker_must_reach_the_first_s_checkpoints(
     monkeypatch.setattr(distributed, "broadcast_object_list", heard)
     with pytest.raises(ValueError, match=r"worker 1 does not find the checkpoint of step 10 in .*; give a folder that"):
         trained(SHORT, rank=1, world=2, checkpoints=Checkpoints(Store(str(tmp_path))))
+
+
+if __name__ == "__main__":  # the second worker of those that train together
+    for each in sys.argv[2:]:
+        together(Path(sys.argv[1]), each, 1)

@@ -255,6 +255,63 @@ def test_what_no_trial_mends_is_raised() -> None:
         start._why(WorkerGroupError("long\nlines", {0: PEER, 1: ValueError("the loss box is nan"), 2: DIED}))
 
 
+class TestTrials:
+    """How often workers are begun again, without any."""
+
+    @pytest.fixture(autouse=True)
+    def cluster_of_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 1.0})
+        monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True}])
+
+    @pytest.mark.parametrize("out", [True, False])
+    def test_what_died_goes_on_where_it_stopped(
+        self,
+        chosen: Training,
+        material: Material,
+        alone: Fitted,
+        out: bool,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def attempt(given: start.Work, use_gpu: bool, hear: Any) -> str | None:
+            before = len(heard)
+
+            def listen(rows: Sequence[Row]) -> None:
+                heard.append(len(rows))
+                if len(heard) - before == 2:
+                    raise Stopped
+
+            try:
+                start.here(given, hear=listen)
+            except Stopped:
+                return "worker 0 of the training died"
+            return None
+
+        heard: list[int] = []
+        monkeypatch.setattr(start, "_attempt", attempt)
+        wanted = start.Work(chosen, material, str(tmp_path) if out else None)
+        assert_same(start.on_ray(wanted), alone)
+        assert heard == [4, 8, 8, 10], "steps 5 to 8 were done, but not on record when it stopped"
+        said = "worker 0 of the training died; all begin again from the last checkpoint, 1 of 1 times\n"
+        assert capsys.readouterr().err == said
+        if out:
+            assert_same(start.on_ray(wanted), alone)
+        assert heard == [4, 8, 8, 10], "what is done is not begun"
+
+    def test_what_dies_each_time_ends(
+        self, chosen: Training, material: Material, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(start, "_attempt", lambda *_: "worker 0 of the training died")
+        with pytest.raises(StageError, match="^worker 0 of the training died; the training was begun 3 times$"):
+            start.on_ray(start.Work(replace(chosen, max_failures=2), material))
+        assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+class Stopped(Exception):
+    """A worker dies here."""
+
+
 @dataclass(frozen=True)
 class Mortal(start.Work):
     """Its second worker dies in the middle of a step, once or each time, or says that something is wrong."""
