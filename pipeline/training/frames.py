@@ -75,8 +75,8 @@ class Holding:
         if self.is_cached:
             return f"{self.frames:,} frames, decoded once ({self.gigabytes:.2g} GB)"
         return (
-            f"{self.frames:,} frames, decoded when drawn ({self.gigabytes:,.2g} GB, and cache_gigabytes leaves "
-            f"{self.limit:.2g})"
+            f"{self.frames:,} frames, decoded when drawn, as their {self.gigabytes:,.2g} GB are more than the "
+            f"{self.limit:.2g} that cache_gigabytes leaves"
         )
 
 

@@ -221,7 +221,9 @@ def test_what_fits_is_decoded_once(videos: list[VideoInfo], tmp_path: Path) -> N
         assert [len(each.video) for each in found] == [13, 4]
     one, two = map(str, holdings(Training(cache_gigabytes=large * 1.1), Material(film, images), SIZE))
     assert one == "13 frames, decoded once (0.00011 GB)"
-    assert two == "4 frames, decoded when drawn (3.5e-05 GB, and cache_gigabytes leaves 1.1e-05)"
+    assert (
+        two == "4 frames, decoded when drawn, as their 3.5e-05 GB are more than the 1.1e-05 that cache_gigabytes leaves"
+    )
 
 
 def test_a_full_disk_holds_nothing(videos: list[VideoInfo], monkeypatch: pytest.MonkeyPatch) -> None:
