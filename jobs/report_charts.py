@@ -78,9 +78,8 @@ def lines(given: Sequence[Curve], title: str, x_label: str, bands: Sequence[Band
         if (known := np.isfinite(curve.y)).any()
     ]
     x, y = (np.concatenate([np.zeros(1), *(getattr(curve, axis) for curve in drawn)]) for axis in "xy")
-    right, low, high = float(x.max()) or 1.0, -_round_up(-float(y.min())), _round_up(float(y.max()))
-    if low == high:
-        high = 1.0
+    right, high = float(x.max()) or 1.0, _round_up(float(y.max())) or 1.0
+    low = -max(_round_up(-float(y.min())), high / 4) if y.min() < 0 else 0.0  # room for its number below that of 0
     parts = [_axes((0.0, right), (low, high), x_label, "", _short)]
     for band in bands:
         known = np.isfinite(band.low) & np.isfinite(band.high)
@@ -135,7 +134,7 @@ def _axes(
     """Grid lines, their numbers, and what the axes are."""
     right, middle = WIDTH - RIGHT, (TOP + HEIGHT - BOTTOM) / 2
     parts = []
-    for value in np.linspace(*y, 5 if y == (0.0, 1.0) else 3):
+    for value in (y[0], 0.0, y[1]) if y[0] < 0 else np.linspace(*y, 5 if y == (0.0, 1.0) else 3):
         height = _y(value, y[1], y[0])
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{height:.1f}" y2="{height:.1f}"/>')
         parts.append(_text(number(value), f'x="{LEFT - 6}" y="{height + 3.5:.1f}" text-anchor="end"'))

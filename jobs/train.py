@@ -104,8 +104,6 @@ def train(
         going = f"goes on from step {done:,} of {chosen.steps:,}" if done else "begins"
         typer.echo("\n".join([*job.says(), *(f"warning: {text}" for text in job.warnings()), f"{going} -> {out}"]))
         return 0
-    if not local:
-        OnRay(address).start()
     folder = train_folder.claim(out, job.identity, job.made, overwrite)
     for text in job.says():
         print(text, file=sys.stderr)
@@ -114,6 +112,8 @@ def train(
     if done := train_folder.done(folder.store):
         print(f"goes on from step {done:,} of {chosen.steps:,}", file=sys.stderr)
 
+    if not local:
+        OnRay(address).start()
     began = time.perf_counter()
     follow = Follow(chosen, lambda rows: write_curves(folder, job, rows, "running"))
     work = replace(job.work, out=folder.store.url_of(), judge=Judge(folder.store, job.made, gpu))

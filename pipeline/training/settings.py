@@ -20,7 +20,8 @@ class Training:
     anew; freeze: beginnings of the names of parameters that are not learned, whose batch norms stay as they are too.
     On what: catalog, source and catalog_settings; frames: the range of each video, as `frame_range` reads it; stills: a
     second source, see `Stills`; short_side: of the frames in pixels, None for the size that the model wants.
-    validation: settings of the catalog for the videos that the result is scored on, None for no score; linker: what
+    validation: the videos that the result is scored on, None for no score: `source` and `frames` say which, by default
+    all of the training's own source, and all else is a setting of the catalog; linker: what
     makes tracks for that; every `validate_every` steps, 0 for only at the end; best_by: the score that says which of
     the networks was the best.
 

@@ -84,7 +84,9 @@ class TestCharts:
 
     def test_what_is_below_zero_or_no_number_or_alone(self) -> None:
         low = lines([Curve("MOTA", np.array([1.0, 2.0]), np.array([-0.3, 0.5]))], "", "step")
-        assert re.findall(r'text-anchor="end">([^<]+)<', low) == ["-.4", ".1", ".6"]
+        assert re.findall(r'text-anchor="end">([^<]+)<', low) == ["-.4", "0", ".6"]
+        little = lines([Curve("MOTA", np.array([1.0, 2.0]), np.array([-0.001, 0.8]))], "", "step")
+        assert re.findall(r'text-anchor="end">([^<]+)<', little) == ["-.2", "0", ".8"]
         assert lines([Curve("a", np.array([1.0, 2.0]), np.array([np.nan, 1.0]))], "", "step").count("<circle") == 1
         assert "polyline" not in lines([Curve("a", np.zeros(2), np.full(2, np.nan))], "", "step")
 
