@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Optimizing:
             else torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum, fused=True)
         )
         self.averaged = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.average), use_buffers=True)
+            AveragedModel(model, multi_avg_fn=partial(average, training.average), use_buffers=True)
             if training.average
             else None
         )
@@ -78,6 +79,16 @@ class Optimizing:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
+
+
+@torch.no_grad()
+def average(share: float, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    """Moves averages towards what is current, of which there were `count` before.
+
+    share: of the old that is kept; less at first, so that a short training's result is not what it began with.
+    """
+    kept = min(share, (1 + int(count)) / (10 + int(count)))
+    get_ema_multi_avg_fn(kept)(averaged, current, count)
 
 
 def rate(step: int, training: Training) -> float:

@@ -75,16 +75,17 @@ def test_gradients_are_cut_to_a_norm() -> None:
 
 
 def test_the_average_keeps_its_share_of_the_old_and_norms_too() -> None:
+    """Of the first it keeps all, then 2/11 of the old, 3/12 and so on up to its share."""
     net = Net()
-    optimizing = Optimizing(replace(PLAIN, average=0.75, optimizer="sgd", learning_rate=0.1), net)
+    optimizing = Optimizing(replace(PLAIN, average=0.2, optimizer="sgd", learning_rate=0.1), net)
     optimizing.train()
     wanted: dict[str, torch.Tensor] = {}
-    for step in range(3):
+    for step, kept in enumerate((0, 2 / 11, 0.2, 0.2)):
         optimizing.step(
             step, net(torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(step))).square().sum()
         )
         now = {name: value.clone() for name, value in net.state_dict().items() if value.is_floating_point()}
-        wanted = {name: 0.75 * wanted[name] + 0.25 * now[name] for name in now} if wanted else now
+        wanted = {name: kept * wanted[name] + (1 - kept) * now[name] for name in now} if wanted else now
     found = optimizing.kept.state_dict()
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value)
