@@ -130,7 +130,7 @@ def train(
         stem = name.removesuffix(SUFFIX)
         Store(where or ".").write(folder.store.read(BEST), name)
         Store(where or ".").write(text.replace("# best\n", f"# {stem}\n", 1).encode(), f"{stem}.md")
-    typer.echo(f"{out}: {chosen.steps:,} steps in {duration(time.perf_counter() - began)}")
+    typer.echo(f"{out}: {chosen.steps - done:,} steps in {duration(time.perf_counter() - began)}")
     typer.echo(summary(out, job, best, last, export))
     return 0
 

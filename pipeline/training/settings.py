@@ -21,8 +21,8 @@ class Training:
     On what: catalog, source and catalog_settings; frames: the range of each video, as `frame_range` reads it; stills: a
     second source, see `Stills`; short_side: of the frames in pixels, None for the size that the model wants.
     validation: the videos that the result is scored on, None for no score: `source` and `frames` say which, by default
-    all of the training's own source, and all else is a setting of the catalog; linker: what makes tracks for that; every
-    `validate_every` steps, 0 for only at the end; best_by: the score that says which of the networks was the best.
+    all of the training's own source, and all else is a setting of the catalog. linker: what makes tracks for that,
+    every `validate_every` steps, 0 for only at the end; best_by: the score that says which network was the best.
 
     batch_size: clips a step, over all workers. frames_per_clip: of one video, each min_gap to max_gap frames after the
     one before; 1 for single frames, 2 for pairs. reverse: gives clips backward at random. frames_per_video: clips begin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,16 @@ class TestGoingOn:
         assert all(torch.equal(tensor, here[name]) for name, tensor in there.items())
         losses = [pq.read_table(out / "losses.parquet", columns=["objectness", "box"]) for out in (trained, again)]
         assert losses[0].equals(losses[1])
+
+    def test_stopped_after_its_last_step_it_only_finishes(self, trained: Path) -> None:
+        late = shutil.copytree(trained, trained.parent / "late")
+        about = json.loads((late / "training.json").read_text())
+        (late / "training.json").write_text(json.dumps({**about, "state": "running"}))
+        (late / "best.md").unlink()
+        assert short(trained.parent, "late") == 0
+        assert (late / "best.md").read_text() == (trained / "best.md").read_text()
+        assert (late / "best.safetensors").read_bytes() == (trained / "best.safetensors").read_bytes()
+        assert json.loads((late / "training.json").read_text())["state"] == "finished"
 
     def test_what_is_finished_is_never_reused(self, trained: Path) -> None:
         before = (trained / "training.json").read_bytes()
