@@ -31,7 +31,8 @@ SHORT = Training(
     warmup=1, checkpoint_every=4, max_failures=1,
 )  # fmt: skip
 # Norms that measure nothing: what a worker's own clips have in common is then no part of what is learned.
-STILL = tuple(f"detector.{part}" for part in ("stem", "stage_1", "stage_2", "stage_3", "stage_4", "lateral", "smooth"))
+BODY = ("stem", "stage_1", "stage_2", "stage_3", "stage_4", "lateral", "smooth", "tower.1", "class_tower.1")
+STILL = tuple(f"detector.{part}" for part in BODY)
 CLASSES = ("a", "b")
 
 
@@ -275,11 +276,9 @@ class TestTrials:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         def attempt(given: start.Work, use_gpu: bool, hear: Any) -> str | None:
-            before = len(heard)
-
             def listen(rows: Sequence[Row]) -> None:
                 heard.append(len(rows))
-                if len(heard) - before == 2:
+                if len(heard) == 2:
                     raise Stopped
 
             try:
@@ -303,7 +302,7 @@ class TestTrials:
         self, chosen: Training, material: Material, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr(start, "_attempt", lambda *_: "worker 0 of the training died")
-        with pytest.raises(StageError, match="^worker 0 of the training died; the training was begun 3 times$"):
+        with pytest.raises(StageError, match=r"^worker 0 of the training died; the training was begun 3 times$"):
             start.on_ray(start.Work(replace(chosen, max_failures=2), material))
         assert len(capsys.readouterr().err.splitlines()) == 2
 
