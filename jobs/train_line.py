@@ -62,8 +62,9 @@ def text(training: Training, rows: Sequence[Row]) -> str:
     left = (training.steps - step) / rate
     losses = ", ".join(f"{name} {value:.3f}" for name, value in mean_losses(recent).items())
     return (
-        f"step {step}/{training.steps} | {losses} | {rate:.1f} steps/s, {rate * training.batch_size:.0f} clips/s | "
-        f"{duration(left)} left | {waited:.0%} waiting for data | {rows[-1][MEMORY] / 1000:.1f} GB"
+        f"step {step}/{training.steps} | {duration(left)} left | {rate:.1f} steps/s, "
+        f"{rate * training.batch_size:.0f} clips/s | {losses} | {waited:.0%} waiting for data | "
+        f"{rows[-1][MEMORY] / 1000:.1f} GB"
     )
 
 

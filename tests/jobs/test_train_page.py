@@ -36,7 +36,7 @@ def rows(count: int) -> list[Row]:
 class TestLine:
     def test_it_says_losses_speed_and_what_is_left(self) -> None:
         assert text(TRAINING, rows(200)) == (
-            "step 200/400 | box 3.495 | 4.0 steps/s, 16 clips/s | 0:50 left | 20% waiting for data | 1.5 GB"
+            "step 200/400 | 0:50 left | 4.0 steps/s, 16 clips/s | box 3.495 | 20% waiting for data | 1.5 GB"
         )
 
     @pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (61.9, "1:01"), (3599, "59:59"), (7325, "2:02:05")])
