@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pipeline.training.settings import Training
 
@@ -36,11 +37,7 @@ class Optimizing:
             if training.optimizer == "adamw"
             else torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum, fused=True)
         )
-        self.averaged = (
-            AveragedModel(model, multi_avg_fn=partial(average, training.average), use_buffers=True)
-            if training.average
-            else None
-        )
+        self.averaged = copy.deepcopy(model) if training.average else None
 
     def train(self) -> None:
         """Puts the model into training mode, all but the norms of what is frozen."""
@@ -57,13 +54,15 @@ class Optimizing:
         norm = nn.utils.clip_grad_norm_(self.learned, self.training.max_gradient)
         self.optimizer.step()
         if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
+            # Less of the old at first, so that a short training's result is not what it began with.
+            kept = min(self.training.average, (1 + number) / (10 + number)) if number else 0.0
+            average(self.averaged, self.model, kept)
         return norm
 
     @property
     def kept(self) -> nn.Module:
         """The network that is the training's result: the running average, or the model where none is kept."""
-        return self.model if self.averaged is None else self.averaged.module
+        return self.model if self.averaged is None else self.averaged
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
@@ -81,14 +80,19 @@ class Optimizing:
             self.averaged.load_state_dict(state["averaged"])
 
 
-@torch.no_grad()
-def average(share: float, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-    """Moves averages towards what is current, of which there were `count` before.
+def average(averaged: nn.Module, current: nn.Module, kept: float) -> None:
+    """Moves the tensors of a network towards those of another that is built alike; kept: share of the old.
 
-    share: of the old that is kept; less at first, so that a short training's result is not what it began with.
+    Integers are taken as they are: torch's `AveragedModel` would round a mean of them down, indices too; and its count
+    of steps, which `kept` depends on, waits for the GPU.
     """
-    kept = min(share, (1 + int(count)) / (10 + int(count)))
-    get_ema_multi_avg_fn(kept)(averaged, current, count)
+    olds, news = (list(chain(each.parameters(), each.buffers())) for each in (averaged, current))
+    pairs = [(old.detach(), new.detach()) for old, new in zip(olds, news, strict=True)]
+    floats = [pair for pair in pairs if pair[0].is_floating_point()]
+    get_ema_multi_avg_fn(kept)([old for old, _ in floats], [new for _, new in floats], None)
+    for old, new in pairs:
+        if not old.is_floating_point():
+            old.copy_(new)
 
 
 def rate(step: int, training: Training) -> float:

@@ -40,7 +40,7 @@ class Training:
     checkpoint_every: steps between the points that a stopped training goes on from. max_failures: how often workers
     that die are started again. loaders: processes of each worker that decode beside it. threads: of a worker; one is
     fastest for a small network where other work shares the machine. cache_gigabytes: decoded frames that fit in so much
-    disk are decoded once, others when they are drawn.
+    disk, of each worker, are decoded once, others when they are drawn.
     """
 
     name: str = "custom"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.training.optimizing import Optimizing, begins, freeze, rate
+from pipeline.training.optimizing import Optimizing, average, begins, freeze, rate
 from pipeline.training.settings import Training
 
 PLAIN = Training(steps=100, learning_rate=1.0, warmup=0, weight_decay=0.0, average=0.0, max_gradient=1e9)
@@ -91,6 +91,17 @@ def test_the_average_keeps_its_share_of_the_old_and_norms_too() -> None:
         torch.testing.assert_close(found[name], value)
     assert optimizing.kept is not net
     assert Optimizing(PLAIN, net).kept is net
+
+
+def test_integers_have_no_average() -> None:
+    """Indices of columns, say: .9 and .1 of 3 are 2.9999, and that rounded down is another column."""
+    one, other = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    for norm in (one, other):
+        norm.register_buffer("columns", torch.arange(100))
+    other.get_buffer("num_batches_tracked").add_(5)
+    average(one, other, 0.9)
+    assert torch.equal(one.get_buffer("columns"), torch.arange(100))
+    assert one.num_batches_tracked == 5
 
 
 def test_what_is_frozen_is_not_learned_and_its_norms_stay() -> None:
