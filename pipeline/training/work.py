@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import tempfile
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -20,12 +18,15 @@ from pipeline.training.frames import sources
 from pipeline.training.labelled import Labelled, Material
 from pipeline.training.loading import Batches
 from pipeline.training.loop import Fitted, Hear, Judge, finished, fit
+from pipeline.training.scratch import scratch
 from pipeline.training.settings import Training
 
 # Settings that a stopped training may go on with another value of: they say how it runs or what is told of it, not what
 # is learned. workers and threads change what the numbers are rounded to, and workers what chance each of them has.
+# source, also that of stills, is where the data lies, which is told by its digest.
 MAY_DIFFER = (
-    "name", "validate_every", "checkpoint_every", "max_failures", "workers", "loaders", "threads", "cache_gigabytes",
+    "name", "source", "validate_every", "checkpoint_every", "max_failures", "workers", "loaders", "threads",
+    "cache_gigabytes",
 )  # fmt: skip
 
 
@@ -47,6 +48,8 @@ class Work:
         if self.out is None:
             return None
         chosen = {each.name: plain(getattr(self.training, each.name)) for each in fields(self.training)}
+        if chosen["stills"] is not None:
+            chosen["stills"].pop("source", None)
         made_by = {
             "training": {name: value for name, value in chosen.items() if name not in MAY_DIFFER},
             "classes": list(self.material.videos.classes),
@@ -66,8 +69,8 @@ class Work:
         if (done := self.finished()) is not None:
             return done
         model = build(self.training, self.material.videos.classes)
-        with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:
-            frames = sources(self.training, self.material, resize_of(self.training, model), Path(folder))
+        with scratch() as folder:
+            frames = sources(self.training, self.material, resize_of(self.training, model), folder)
             batches = Batches(self.training, frames, rank, world)
             return fit(self.training, model, batches, rank, world, device, self.checkpoints, self.judge, hear)
 

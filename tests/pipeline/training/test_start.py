@@ -119,6 +119,16 @@ class TestHere:
         others = replace(few, name="x", workers=2, threads=2, checkpoint_every=7, max_failures=0, validate_every=1)
         assert_same(start.here(start.Work(others, material, str(tmp_path))), fitted)
 
+    def test_data_may_move(self, chosen: Training, material: Material, tmp_path: Path) -> None:
+        stills = {"catalog": "synthetic", "source": chosen.source}
+        both = Material(material.videos, material.videos)
+        few = replace(chosen, steps=1, stills=stills)
+        fitted = start.here(start.Work(few, both, str(tmp_path)))
+        moved = replace(few, source="/elsewhere", stills={**stills, "source": "/elsewhere"})
+        assert_same(start.here(start.Work(moved, both, str(tmp_path))), fitted)
+        with pytest.raises(ValueError, match=r"training.stills.catalog is 'synthetic' there and 'coco' here"):
+            start.here(start.Work(replace(few, stills={"catalog": "coco"}), both, str(tmp_path)))
+
     def test_other_truth_is_other_data(self, material: Material, chosen: Training, tmp_path: Path) -> None:
         few = replace(chosen, steps=1)
         start.here(start.Work(few, material, str(tmp_path)))
