@@ -9,9 +9,12 @@ is an open file, and targets would be hundreds.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -20,10 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.engine import StageError
 from pipeline.training.frames import Frames, Targets
 from pipeline.training.sampling import Sampler
 from pipeline.training.settings import Training
 from pipeline.training.turning import padded, turned
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Packed:
         return Packed(self.clips.pin_memory(), self.targets)
 
 
-class Batches(Dataset[Batch]):
+class Batches:
     """A worker's share of every batch, by the batch's number.
 
     sources: labelled frames of the videos and, where the training has any, of the stills. rank, world: which of how
@@ -67,7 +73,8 @@ class Batches(Dataset[Batch]):
     def since(self, first: int, pin: bool = False) -> Iterator[Batch]:
         """Batches from number `first` to the last of the training; its processes end with the iterator.
 
-        pin: in memory that a GPU reads by itself. Raises ValueError where a video cannot be decoded, at its batch.
+        pin: in memory that a GPU reads by itself. Raises ValueError where a video cannot be decoded, at its batch, and
+        StageError where a process that loads was killed.
         """
         loaders = self.training.loaders
         loader: DataLoader[Packed | ValueError] = DataLoader(
@@ -80,7 +87,7 @@ class Batches(Dataset[Batch]):
             pin_memory=pin,
             generator=torch.Generator(),  # of torch's own chance nothing is taken
         )
-        for item in loader:
+        for item in _told(loader):
             if isinstance(item, ValueError):
                 raise item
             targets = [
@@ -105,6 +112,17 @@ class _Packing(Dataset["Packed | ValueError"]):
         return Packed(torch.stack(batch.clips), targets)
 
 
+def _told(items: Iterable[Item]) -> Iterator[Item]:
+    """What a loader gives; that one of its processes died is said for a user."""
+    try:
+        yield from items
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        why = "it was killed, as where memory does not do for so many loaders"
+        raise StageError(f"a process that loads frames beside the training died: {why}") from error
+
+
 def _server() -> BaseContext:
     """What loaders are forked from."""
     context = multiprocessing.get_context("forkserver")
@@ -113,5 +131,14 @@ def _server() -> BaseContext:
 
 
 def _alone(_: int) -> None:
-    """In a loader: one thread, as there are several loaders."""
+    """In a loader: one thread, as there are several loaders; and an end with the network's process, however it ends."""
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Torch looks whether the loader's parent lives: the server, which lives as long as any loader does."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

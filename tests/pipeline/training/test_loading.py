@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +19,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from pipeline.engine import StageError
 from pipeline.records import Resize
 from pipeline.training.frames import Cached, Frames, OnDemand, Targets
 from pipeline.training.labelled import labelled
@@ -157,6 +162,37 @@ def test_loaders_end_with_the_iterator(taken: int) -> None:
     assert not running()
 
 
+def test_a_loader_that_is_killed_is_told_in_a_sentence() -> None:
+    feed = Batches(replace(CHOSEN, steps=50, loaders=1), sources()).since(0)
+    next(feed)
+    (loader,) = multiprocessing.active_children()
+    loader.kill()
+    with pytest.raises(StageError, match=r"^a process that loads frames beside the training died: it was killed, as"):
+        list(feed)
+
+
+def outlive(process: int) -> None:
+    """Waits for the end of another process, up to ten seconds, and kills it; ProcessLookupError where it had ended."""
+    for _ in range(100):
+        os.kill(process, 0)
+        time.sleep(0.1)
+    os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_loaders_end_with_a_training_that_is_killed() -> None:
+    """Though the server that they are forked from lives as long as they do."""
+    command = [sys.executable, __file__]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as training:
+        assert training.stdout is not None
+        loader = int(training.stdout.readline())
+        os.kill(loader, 0)  # it is there
+        training.kill()
+    with pytest.raises(ProcessLookupError):
+        outlive(loader)
+
+
 def test_torchs_chance_is_left_alone() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -182,3 +218,10 @@ def test_an_error_of_a_decoder_reaches_the_user(tmp_path: Path) -> None:
     Path(material.videos[0].uri).unlink()
     with pytest.raises(ValueError, match=r"^video train-0000 cannot be trained on: "):
         next(Batches(replace(CHOSEN, loaders=1, stills=None), [frames]).since(0))
+
+
+if __name__ == "__main__":  # a training that is killed
+    feed = Batches(replace(CHOSEN, loaders=1), sources()).since(0)
+    next(feed)
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    time.sleep(600)
