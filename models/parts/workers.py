@@ -9,7 +9,7 @@ All workers must ask as often and in the same order, or the others wait for ever
 there is anything to learn. So `losses` is for all workers together, never for one of them alone.
 
 What stays another where workers share a batch:
-- batch norms that learn measure a worker's own clips, unless they are frozen, or synchronised by who trains;
+- batch norms that learn, and are not frozen, measure a worker's own clips;
 - triplets are made of what a worker has. RetinaTrack's are of one clip, and hence the same; ReID's are not: who is on
   another worker is nobody's negative;
 - chance: samplers of anchors, regions, pairs and triplets draw as many as alone, but not the same ones.

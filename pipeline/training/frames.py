@@ -6,7 +6,9 @@ Both ways give the same pixels, those that inference gives, so a training does n
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from pipeline.video import VideoError, decode, probe
 CHUNK_FRAMES = 64  # decoded at once
 LOOKED_INTO = 20  # videos whose frame size is asked of a file, where a catalog does not know it
 FREE_SHARE = 0.9  # of the free disk that decoded frames may take
+SAID_S = 30.0  # between two lines that say how far the decoding is before the first step
 
 Targets = list[dict[str, Tensor]]  # of each frame, as `labelled.Truth.target` makes them
 
@@ -169,13 +172,14 @@ class _OfVideos(ABC):
 
 
 class Cached(_OfVideos):
-    """Frames decoded once, into a file that is read as if it were memory."""
+    """Frames decoded once, into a file that is read as if it were memory; how far that is goes to stderr."""
 
     def __init__(self, material: Labelled, resize: Resize, folder: Path) -> None:
         self.path = folder / "frames"
         self.sizes: list[tuple[tuple[int, int], tuple[int, int]]] = []  # of each video: of the frames, and before
         self.offsets: list[int] = []  # of each video in the file
-        counts = []
+        counts: list[int] = []
+        said = time.monotonic()
         with self.path.open("wb") as file:
             for video in material.videos:
                 self.offsets.append(file.tell())
@@ -188,6 +192,9 @@ class Cached(_OfVideos):
                     clip.frames.tofile(file)
                     counts[-1] += len(clip.frames)
                     height, width = clip.frames.shape[2:]
+                    if time.monotonic() - said >= SAID_S:
+                        said, done = time.monotonic(), f"{len(counts):,} of {len(material.videos):,} videos"
+                        print(f"decoded {sum(counts):,} frames, {done}", file=sys.stderr, flush=True)
                 self.sizes.append(((height, width), clip.size))
         super().__init__(material, counts)
 
@@ -204,7 +211,7 @@ class Cached(_OfVideos):
         count = int(self.first[video + 1] - self.first[video])
         stop = self.offsets[video] + count * 3 * height * width
         frames = self.pixels[self.offsets[video] : stop].reshape(count, 3, height, width)
-        return np.array(frames[places]), before
+        return np.asarray(frames[places]), before  # a copy already, as of all that is chosen by numbers
 
 
 class OnDemand(_OfVideos):

@@ -63,11 +63,13 @@ def fit(
     rank, world: which of how many workers this is. checkpoints: where a stopped training goes on from, and leaves its
     own. judge: scores the network after so many steps, given the scores before; it is asked on the first worker, of a
     copy of the network. hear: is given all rows so far, every HEARD steps, on the first worker.
+    Batch norms that learn measure each worker's own clips, and what the first one's come to is kept. They are not
+    synchronised on GPUs either: that would stop the forward pass until all workers are there, also in parts that one
+    without objects never enters. The papers' large networks freeze theirs.
     Raises ValueError where a loss or the gradient is no number any more, the model has not what the training names, or
     the checkpoints are of another training.
     """
     torch.set_num_threads(training.threads)
-    torch.manual_seed(training.seed)
     model = model.to(device)
     optimizing = Optimizing(training, model)
     record, done = Record(), 0

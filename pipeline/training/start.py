@@ -20,9 +20,7 @@ from pipeline.tables import Store
 from pipeline.training.history import Row
 from pipeline.training.loop import Fitted, Hear
 from pipeline.training.settings import Training
-from pipeline.training.work import Work, build, resize_of
-
-__all__ = ["Work", "build", "here", "on_ray", "resize_of"]
+from pipeline.training.work import Work
 
 # Seconds that a worker may wait for the others: long enough for the first to judge on a whole dataset. One that died is
 # noticed at once all the same.
@@ -70,14 +68,14 @@ def on_ray(work: Work, use_gpu: bool = False, hear: Hear | None = None) -> Fitte
 
 def _attempt(work: Work, use_gpu: bool, hear: Hear | None) -> str | None:
     """One start of the workers to their end; gives None, or why they did not reach it; raises their ValueErrors."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, Result, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
     from ray.util.queue import Queue
 
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # or relative paths of videos would lead nowhere
     said = Queue(actor_options={"num_cpus": 0})
-    failed: list[TrainingFailedError] = []
+    ended: list[Result | TrainingFailedError] = []
     with tempfile.TemporaryDirectory(prefix="trackloom-") as folder:  # for what Ray leaves
         trainer = TorchTrainer(
             functools.partial(_on_worker, work, said),
@@ -94,9 +92,9 @@ def _attempt(work: Work, use_gpu: bool, hear: Hear | None) -> str | None:
 
         def run() -> None:
             try:
-                trainer.fit()
+                ended.append(trainer.fit())
             except TrainingFailedError as error:
-                failed.append(error)
+                ended.append(error)
 
         # Not in this thread, which listens; nor does Ray then take Ctrl-C to itself.
         running = threading.Thread(target=run, daemon=True)
@@ -109,7 +107,9 @@ def _attempt(work: Work, use_gpu: bool, hear: Hear | None) -> str | None:
                 if hear:
                     hear(rows)
     said.shutdown()
-    return _why(failed[0]) if failed else None
+    if not ended:
+        raise StageError("Ray Train could not train; what it says of that is printed above")
+    return _why(ended[0]) if isinstance(ended[0], TrainingFailedError) else None
 
 
 def _on_worker(work: Work, said: Any) -> None:

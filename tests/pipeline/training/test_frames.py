@@ -226,6 +226,16 @@ def test_what_fits_is_decoded_once(videos: list[VideoInfo], tmp_path: Path) -> N
     )
 
 
+def test_how_far_the_decoding_is_is_said(
+    videos: list[VideoInfo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Cached(Labelled(videos[3:5], boxes([], []), ("a",)), SIZE, tmp_path)
+    assert capsys.readouterr().err == "", "now and then, not at once"
+    monkeypatch.setattr(module, "SAID_S", 0)
+    Cached(Labelled(videos[3:5], boxes([], []), ("a",)), SIZE, tmp_path)
+    assert capsys.readouterr().err == "decoded 13 frames, 1 of 2 videos\ndecoded 16 frames, 2 of 2 videos\n"
+
+
 def test_a_full_disk_holds_nothing(videos: list[VideoInfo], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=1000))
     (held,) = holdings(Training(), Material(Labelled(videos[:1], boxes([]), ("a",))), SIZE)

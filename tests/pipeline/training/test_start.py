@@ -25,6 +25,7 @@ from pipeline.training.history import Row
 from pipeline.training.labelled import Material, material_of
 from pipeline.training.loop import Fitted
 from pipeline.training.settings import Training
+from pipeline.training.work import Work
 
 SHORT = Training(
     model_settings={"detector": "small"}, catalog_settings={"split": "train", "num_videos": 2}, steps=10, batch_size=2,
@@ -48,7 +49,7 @@ def material(chosen: Training) -> Material:
 
 @pytest.fixture(scope="module")
 def alone(chosen: Training, material: Material) -> Fitted:
-    return start.here(start.Work(chosen, material))
+    return start.here(Work(chosen, material))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ class TestHere:
         self, chosen: Training, material: Material, alone: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         heard: list[int] = []
-        wanted = start.Work(chosen, material, str(tmp_path))
+        wanted = Work(chosen, material, str(tmp_path))
         assert_same(start.here(wanted, hear=lambda rows: heard.append(len(rows))), alone)
         assert heard == [4, 8, 10]
 
@@ -108,34 +109,34 @@ class TestHere:
         self, chosen: Training, material: Material, tmp_path: Path, changes: dict[str, Any], message: str | None
     ) -> None:
         few = replace(chosen, steps=2)
-        start.here(start.Work(few, material, str(tmp_path)))
+        start.here(Work(few, material, str(tmp_path)))
         message = message or "training.steps is 2 there and 9 here"
         with pytest.raises(ValueError, match=f"step-00000002.pt is of another training: {message}"):
-            start.here(start.Work(replace(few, **changes), material, str(tmp_path)))
+            start.here(Work(replace(few, **changes), material, str(tmp_path)))
 
     def test_how_it_runs_may_differ(self, chosen: Training, material: Material, tmp_path: Path) -> None:
         few = replace(chosen, steps=2)
-        fitted = start.here(start.Work(few, material, str(tmp_path)))
+        fitted = start.here(Work(few, material, str(tmp_path)))
         others = replace(few, name="x", workers=2, threads=2, checkpoint_every=7, max_failures=0, validate_every=1)
-        assert_same(start.here(start.Work(others, material, str(tmp_path))), fitted)
+        assert_same(start.here(Work(others, material, str(tmp_path))), fitted)
 
     def test_data_may_move(self, chosen: Training, material: Material, tmp_path: Path) -> None:
         stills = {"catalog": "synthetic", "source": chosen.source}
         both = Material(material.videos, material.videos)
         few = replace(chosen, steps=1, stills=stills)
-        fitted = start.here(start.Work(few, both, str(tmp_path)))
+        fitted = start.here(Work(few, both, str(tmp_path)))
         moved = replace(few, source="/elsewhere", stills={**stills, "source": "/elsewhere"})
-        assert_same(start.here(start.Work(moved, both, str(tmp_path))), fitted)
+        assert_same(start.here(Work(moved, both, str(tmp_path))), fitted)
         with pytest.raises(ValueError, match=r"training.stills.catalog is 'synthetic' there and 'coco' here"):
-            start.here(start.Work(replace(few, stills={"catalog": "coco"}), both, str(tmp_path)))
+            start.here(Work(replace(few, stills={"catalog": "coco"}), both, str(tmp_path)))
 
     def test_other_truth_is_other_data(self, material: Material, chosen: Training, tmp_path: Path) -> None:
         few = replace(chosen, steps=1)
-        start.here(start.Work(few, material, str(tmp_path)))
+        start.here(Work(few, material, str(tmp_path)))
         truth = material.videos.truth
         moved = replace(material.videos, truth=replace(truth, boxes=truth.boxes + np.float32(1)))
         with pytest.raises(ValueError, match=r"data.videos is '\w{16}' there and '\w{16}' here"):
-            start.here(start.Work(few, Material(moved), str(tmp_path)))
+            start.here(Work(few, Material(moved), str(tmp_path)))
 
     def test_a_digest_is_of_the_videos_and_all_that_is_known(self, material: Material) -> None:
         videos = material.videos
@@ -160,12 +161,12 @@ class TestBuild:
         assert torch.equal(model.state_dict()["detector.stem.0.weight"], torch.full((16, 3, 3, 3), 0.5))
         for others in (("b", "a"), ("a", "b", "c")):
             with pytest.raises(ValueError, match=r"are of 2 classes a, b; the catalog has, in this order"):
-                start.build(replace(SHORT, model_settings=settings), others)
+                work.build(replace(SHORT, model_settings=settings), others)
 
     def test_a_start_fills_what_fits(self, weights: str) -> None:
         chosen = replace(SHORT, start=weights)
-        model: Any = start.build(chosen, ("x", "y", "z"))
-        fresh = start.build(replace(SHORT), ("x", "y", "z")).state_dict()
+        model: Any = work.build(chosen, ("x", "y", "z"))
+        fresh = work.build(replace(SHORT), ("x", "y", "z")).state_dict()
         assert torch.equal(model.state_dict()["detector.stem.0.weight"], torch.full((16, 3, 3, 3), 0.5))
         assert torch.equal(model.state_dict()["detector.classes.bias"], fresh["detector.classes.bias"])
         assert model.weights.anew == ("classes.bias", "classes.weight")
@@ -174,16 +175,16 @@ class TestBuild:
 
     def test_frames_are_as_large_as_the_training_says(self) -> None:
         model = build()
-        assert start.resize_of(SHORT, model) == Resize()
-        assert start.resize_of(replace(SHORT, short_side=96), model) == Resize(short_side=96)
+        assert work.resize_of(SHORT, model) == Resize()
+        assert work.resize_of(replace(SHORT, short_side=96), model) == Resize(short_side=96)
         sized = {"detector": "small", "input_side": 64}
-        assert start.resize_of(SHORT, build(model_settings=sized)) == Resize((64, 64))
+        assert work.resize_of(SHORT, build(model_settings=sized)) == Resize((64, 64))
         with pytest.raises(ValueError, match=r"short_side is 96, and model smot takes frames of \(64, 64\) only"):
-            start.resize_of(replace(SHORT, short_side=96), build(model_settings=sized))
+            work.resize_of(replace(SHORT, short_side=96), build(model_settings=sized))
 
 
 def build(**changes: Any) -> nn.Module:
-    return start.build(replace(SHORT, **changes), CLASSES)
+    return work.build(replace(SHORT, **changes), CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +223,7 @@ class TestRefusals:
         self, material: Material, workers: int, out: str | None, gpu: bool, message: str
     ) -> None:
         with pytest.raises(ValueError, match=message):
-            start.on_ray(start.Work(replace(SHORT, workers=workers, batch_size=6), material, out), gpu)
+            start.on_ray(Work(replace(SHORT, workers=workers, batch_size=6), material, out), gpu)
 
 
 class Unwell(Exception):
@@ -285,7 +286,7 @@ class TestTrials:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        def attempt(given: start.Work, use_gpu: bool, hear: Any) -> str | None:
+        def attempt(given: Work, use_gpu: bool, hear: Any) -> str | None:
             def listen(rows: Sequence[Row]) -> None:
                 heard.append(len(rows))
                 if len(heard) == 2:
@@ -299,7 +300,7 @@ class TestTrials:
 
         heard: list[int] = []
         monkeypatch.setattr(start, "_attempt", attempt)
-        wanted = start.Work(chosen, material, str(tmp_path) if out else None)
+        wanted = Work(chosen, material, str(tmp_path) if out else None)
         assert_same(start.on_ray(wanted), alone)
         assert heard == [4, 8, 8, 10], "steps 5 to 8 were done, but not on record when it stopped"
         said = "worker 0 of the training died; all begin again from the last checkpoint, 1 of 1 times\n"
@@ -313,7 +314,7 @@ class TestTrials:
     ) -> None:
         monkeypatch.setattr(start, "_attempt", lambda *_: "worker 0 of the training died")
         with pytest.raises(StageError, match=r"^worker 0 of the training died; the training was begun 3 times$"):
-            start.on_ray(start.Work(replace(chosen, max_failures=2), material))
+            start.on_ray(Work(replace(chosen, max_failures=2), material))
         assert len(capsys.readouterr().err.splitlines()) == 2
 
 
@@ -322,7 +323,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Mortal(start.Work):
+class Mortal(Work):
     """Its second worker dies in the middle of a step, once or each time, or says that something is wrong."""
 
     step: int = 7
@@ -370,7 +371,7 @@ class TestOnRay:
         """Two trainings of one name, one of them disturbed: both really train."""
         two = replace(chosen, workers=2)
         heard: list[Sequence[Row]] = []
-        undisturbed = start.on_ray(start.Work(two, material), hear=heard.append)
+        undisturbed = start.on_ray(Work(two, material), hear=heard.append)
         assert [len(rows) for rows in heard] == [4, 8, 10]
         assert numbers(heard[-1]) == numbers(undisturbed.history)
         assert undisturbed.cpu_s > 0
@@ -393,13 +394,13 @@ class TestOnRay:
     def test_one_worker_learns_what_this_process_does(
         self, chosen: Training, material: Material, alone: Fitted, cluster: None
     ) -> None:
-        assert_same(start.on_ray(start.Work(chosen, material)), alone)
+        assert_same(start.on_ray(Work(chosen, material)), alone)
 
     @pytest.mark.slow
     def test_two_workers_learn_nearly_what_one_does(self, chosen: Training, material: Material, cluster: None) -> None:
         still = replace(chosen, freeze=STILL, average=0)
-        one = start.here(start.Work(still, material))
-        two = start.on_ray(start.Work(replace(still, workers=2), material))
+        one = start.here(Work(still, material))
+        two = start.on_ray(Work(replace(still, workers=2), material))
         for row, other in zip(one.history, two.history, strict=True):
             for name in row.keys() - {"seconds", "waited_s", "memory_mb"}:
                 assert other[name] == pytest.approx(row[name], rel=1e-3), (name, row["step"])
