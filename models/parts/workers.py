@@ -10,6 +10,7 @@ there is anything to learn. So `losses` is for all workers together, never for o
 
 What stays another where workers share a batch:
 - batch norms that learn, and are not frozen, measure a worker's own clips;
+- padding: where videos differ in size, a worker's clips are as large as its own largest, not as the batch's;
 - triplets are made of what a worker has. RetinaTrack's are of one clip, and hence the same; ReID's are not: who is on
   another worker is nobody's negative;
 - chance: samplers of anchors, regions, pairs and triplets draw as many as alone, but not the same ones.

@@ -56,7 +56,7 @@ class Batches:
     """A worker's share of every batch, by the batch's number.
 
     sources: labelled frames of the videos and, where the training has any, of the stills. rank, world: which of how
-    many workers this is; each takes as many clips, and neighbours in the batch go together.
+    many workers this is; each takes as many clips, neighbours in the batch, and pads them to the largest of its own.
     """
 
     def __init__(self, training: Training, sources: Sequence[Frames], rank: int = 0, world: int = 1) -> None:
