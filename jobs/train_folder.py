@@ -106,8 +106,9 @@ def check(url: str, identity: Mapping[str, Any], overwrite: bool) -> None:
     if about is None or overwrite:
         return
     if others := list(differences(about["identity"], json.loads(json.dumps(identity)))):
+        others.sort(key=lambda text: not text.startswith("training."))  # other data follow from other settings
         raise ValueError(
-            f"{url} is of another training: {'; '.join(others[:3])}{'; ...' if others[3:] else ''}. Give another "
+            f"{url} is of another training ({'; '.join(others[:3])}{'; and more' if others[3:] else ''}); give another "
             "--out, or --overwrite to throw that one away"
         )
     if about["state"] == "finished":

@@ -15,7 +15,6 @@ from torch import nn
 from jobs import prepare
 from jobs.options import OF_DETECTION
 from jobs.train_card import Made
-from models.parts.weights import weights_bytes
 from pipeline import flow, scoring
 from pipeline.engine import Local
 from pipeline.metrics import detection, hota
@@ -47,6 +46,8 @@ class Judge:
 
         model: on the CPU, in eval mode. earlier: a row for each validation before, with its `step`.
         """
+        from models.parts.weights import weights_bytes  # torchvision takes seconds to import; --help should not
+
         before = build(self.made.training, self.made.classes)
         network: Any = model
         dtype = torch.float16 if self.made.half else torch.float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from jobs import prepare, train_folder
 from jobs.papers import weights
 from jobs.train_card import Made, made, steps_of
 from jobs.train_judge import BEST_BY, LAST, scored_by
-from pipeline.config import did_you_mean
+from pipeline.config import did_you_mean, load
+from pipeline.frame_range import held
 from pipeline.records import Resize, VideoInfo
 from pipeline.tables import Store
 from pipeline.training.frames import Holding, holdings
@@ -19,6 +21,9 @@ from pipeline.training.labelled import Labelled, material_of
 from pipeline.training.optimizing import Optimizing
 from pipeline.training.settings import Stills, Training
 from pipeline.training.work import Work, build, resize_of
+
+# Networks of more parameters than SMALL are by custom trained by AdamW at rates below LARGE_RATE, around USUAL_RATE.
+SMALL, LARGE_RATE, USUAL_RATE = 5_000_000, 1e-3, 1e-4
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,12 @@ class Job:
                 f"{len(shown)} of the {len(self.held_out)} videos for scores show frames that are trained on, such as "
                 f"{shown[0].video_id}: scores say nothing of others then"
             )
+        chosen, learned_by = self.training, sum(each.numel() for each in self.model.parameters() if each.requires_grad)
+        if learned_by > SMALL and chosen.optimizer == "adamw" and chosen.learning_rate >= LARGE_RATE:
+            found.append(
+                f"learning_rate is {chosen.learning_rate:g}, which suits small networks; of one of this size it tends "
+                f"to destroy what it knows; --set learning_rate={USUAL_RATE:g} is usual"
+            )
         return found
 
 
@@ -100,9 +111,11 @@ def ready(chosen: Training, out: str, export: str | None, local: bool, gpu: bool
             f"best_by is {chosen.best_by!r}{did_you_mean(chosen.best_by, BEST_BY)}; it must be a score, of which more "
             f"is better: {', '.join(name for name in BEST_BY if '_' not in name)}"
         )
-    weights.check_start(chosen.name, chosen.start)  # before datasets are listed, which may take minutes
+    weights.check_start(chosen.name, chosen.start)
+    _check_network(chosen)
     held_out = validation_videos(chosen)
     work = Work(chosen, material_of(chosen), out)
+    _check_scorable(chosen, held_out, work.material.videos.classes)
     model: Any = build(chosen, work.material.videos.classes)
     Optimizing(chosen, model)  # says what it cannot freeze or learn
     identity = train_folder.identity_of(work, half)
@@ -127,8 +140,33 @@ def validation_videos(chosen: Training) -> list[VideoInfo]:
     prepare.check_model_and_linker(recipe)
     videos = prepare.listed(recipe, recipe.catalog, recipe.source)
     if not any(video.truth_uri for video in videos):
-        raise ValueError(f"the {len(videos)} videos for scores, {videos[0].video_id} and others, have no ground truth")
+        raise ValueError(f"no video for scores, such as {videos[0].video_id}, has ground truth")
     return videos
+
+
+def _check_network(chosen: Training) -> None:
+    """Raises what building the network would, before datasets are listed and their truth read, which may take long."""
+    if chosen.model_settings.get("weights", "random") == "random":  # else it must know the dataset's classes
+        build(chosen, tuple(load("catalog", chosen.catalog).CLASSES) or ("object",))
+
+
+def _check_scorable(chosen: Training, held_out: Sequence[VideoInfo], classes: Collection[str]) -> None:
+    """Raises ValueError where the videos for scores show nothing to find, such as where their frames are past the end.
+
+    Reads their truth up to the first box.
+    """
+    catalog = load("catalog", chosen.catalog)
+    for video in held_out:
+        table = held(catalog.truth(video), video) if video.truth_uri else None
+        if table is not None and not set(table["class_name"].unique().to_pylist()).isdisjoint(classes):
+            return
+    if held_out:
+        frames = (chosen.validation or {}).get("frames")
+        where = f" in frames {frames}" if frames else ""
+        raise ValueError(
+            f"no video for scores, such as {held_out[0].video_id}, has a box of {', '.join(list(classes)[:9])}{where} "
+            "to score on; name others with --val or --val-frames"
+        )
 
 
 def _check_export(export: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from jobs import train_prepare
 from jobs.train import train
 from jobs.train_prepare import ready
 from jobs.train_settings import training_of
@@ -109,6 +110,28 @@ def test_an_export_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"--export .*file/w.safetensors cannot be written: .*file is no folder that may"):
         train(None, out=str(tmp_path / "out"), export=str(tmp_path / "file" / "w.safetensors"), local=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_nothing_could_be_scored_on_is_refused(tmp_path: Path) -> None:
+    """Else hours of training would end with no number."""
+    one = ["catalog.num_videos=1"]
+    with pytest.raises(ValueError, match=r"no video for scores, such as .*-0000, has a box of .* in frames 9000: to"):
+        train(None, out=str(tmp_path / "out"), catalog="synthetic", settings=one, val_frames="9000:", local=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rate_for_small_networks_is_warned_of_where_the_network_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rates(*given: str) -> list[str]:
+        chosen = training_of(None, ["catalog.num_videos=1", *given])
+        job = ready(chosen, str(tmp_path / "out"), None, True, False, False, False)
+        return [text.split(",")[0] for text in job.warnings() if "learning_rate" in text]
+
+    assert not rates()
+    monkeypatch.setattr(train_prepare, "SMALL", 100_000)
+    assert rates() == ["learning_rate is 0.004"]
+    assert rates("learning_rate=0.0002") == rates("optimizer=sgd") == []
 
 
 def test_what_is_probably_not_meant_is_said(tmp_path: Path) -> None:

@@ -201,8 +201,23 @@ def test_what_it_begins_with_is_asked_for_before_any_dataset_is_listed(tmp_path:
     said = str(error.value)
     assert "--set start=FILE, or train them (`trackloom train --recipe dt-vid-detector ILSVRC2015 --gpu " in said
     assert "\n" not in said
+
+
+def test_the_network_is_built_before_any_dataset_is_listed(tmp_path: Path) -> None:
+    """To read the truth of ImageNet's million annotations and then find that a setting is wrong takes an hour."""
+
+    def begun(*settings: str) -> None:
+        train(
+            [str(tmp_path / "nowhere")], out=str(tmp_path / "out"), recipe="tcd-vid", settings=[*settings], local=True
+        )
+
+    small = ["model.detector=small", "model.backbone_weights=random"]
+    with pytest.raises(ValueError, match="'anchor_sides'"):
+        begun(*small, "model.anchor_sides=8")
+    with pytest.raises(FileNotFoundError, match="'no-such-weights' are neither a file nor a known name"):
+        begun(*small, "start=no-such-weights")
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
-        train([str(tmp_path / "nowhere")], out=str(tmp_path / "out"), recipe="tcd-vid", local=True)
+        begun(*small)
 
 
 def built(training: Training, classes: tuple[str, ...]) -> Any:
