@@ -318,6 +318,39 @@ class TestTrials:
         assert len(capsys.readouterr().err.splitlines()) == 2
 
 
+class Silent:
+    """A queue that nobody speaks into."""
+
+    def __init__(self, **_: Any) -> None: ...
+
+    def size(self) -> int:
+        return 0
+
+    def empty(self) -> bool:
+        return True
+
+    def get_nowait_batch(self, count: int) -> list[Any]:
+        return []
+
+    def shutdown(self) -> None: ...
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_ray_train_that_fails_in_a_way_of_its_own_is_not_taken_for_done(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def fit(self) -> None:
+            raise KeyError("no controller")
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Failing)
+    monkeypatch.setattr("ray.util.queue.Queue", Silent)
+    with pytest.raises(StageError, match=r"^Ray Train could not train; what it says of that is printed above$"):
+        start._attempt(Work(SHORT, material), False, None)
+
+
 class Stopped(Exception):
     """A worker dies here."""
 
