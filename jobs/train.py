@@ -113,6 +113,7 @@ def train(
         print(f"goes on from step {done:,} of {chosen.steps:,}", file=sys.stderr)
 
     if not local:
+        print("starting Ray and its workers", file=sys.stderr)  # which may take a minute
         OnRay(address).start()
     began = time.perf_counter()
     follow = Follow(chosen, lambda rows: write_curves(folder, job, rows, "running"))
@@ -176,7 +177,7 @@ def summary(out: str, job: Job, best: Mapping[str, float], last: Mapping[str, fl
     if chosen.validation is not None and not scores_of(last):
         lines.append(f"not scored: {why_not_scored(chosen, Store(out).url_of(LAST))}")
     given = {f"model.{name}": value for name, value in settings_of(chosen, f"{out}/{BEST}").items()}
-    words = ["trackloom", "run", "VIDEO", "--model", chosen.model]
+    words = ["trackloom", "run", "VIDEO", "-o", "RUN", "--model", chosen.model]
     if chosen.linker != load("model", chosen.model).LINKER:
         words += ["--linker", chosen.linker]
     given |= {f"linker.{name}": value for name, value in chosen.linker_settings.items()}
