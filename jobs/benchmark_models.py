@@ -67,7 +67,7 @@ COMPONENTS = {  # Table 3 of Plug & Play
 }
 NO_EMBEDDINGS = {"head": "separate", "embedding": "none"}
 NO_TRACKS = {"sigma_det": 1.0}  # no detection is sure enough to be followed
-TRACKTOR = {"camera": "none", "reid": "none"}
+TRACKTOR = {"camera": "none", "reid": "none", "reid_weights": "default"}
 ADDED = {"ECC": ("camera_motion.grey", "camera_motion.ecc"), "ReID": ("reid.embed",)}  # by Tracktor++
 FRAME_BY_FRAME = {"tracking": False}
 NO_MOTION, FLOW = {"motion": "none"}, {"flow": ("flow.forward",)}

@@ -116,8 +116,8 @@ def _told(items: Iterable[Item]) -> Iterator[Item]:
     """What a loader gives; that one of its processes died is said for a user."""
     try:
         yield from items
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
+    except (RuntimeError, EOFError, ConnectionError) as error:  # the latter where it dies while a batch is fetched
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
             raise
         why = "it was killed, as where memory does not do for so many loaders"
         raise StageError(f"a process that loads frames beside the training died: {why}") from error

@@ -20,10 +20,10 @@ from pipeline import scoring
 from pipeline.linkers import seq_nms
 from pipeline.records import Moves, VideoInfo, detections
 from pipeline.schemas import tracks_table
-from pipeline.training.labelled import target_of
 
 VIDEOS, NUM_FRAMES = (0, 1), 12
 BLUR, EVERY = 7, 3  # px, and which frames
+TargetOf = Callable[[pa.Table, tuple[str, ...]], dict[str, Tensor]]
 SETTINGS = Settings(weights="random", classes=synthetic.CLASSES, per_object=8)
 Batch = tuple[list[Tensor], list[list[dict[str, Tensor]]]]
 
@@ -37,12 +37,12 @@ class Film:
     truth: pa.Table
 
 
-def film(index: int) -> Film:
+def film(index: int, target_of: TargetOf) -> Film:
     """The first frames of a training video of synthetic-v1."""
     frames, truth = synthetic.render("train", index)
     truth = truth.filter(pc.less(truth["frame_index"], NUM_FRAMES))
     of_frame = [truth.filter(pc.equal(truth["frame_index"], t)) for t in range(NUM_FRAMES)]
-    targets = [target_of(rows, synthetic.CLASSES, np.ones(4, np.float32)) for rows in of_frame]
+    targets = [target_of(rows, synthetic.CLASSES) for rows in of_frame]
     return Film(torch.from_numpy(np.ascontiguousarray(frames[:NUM_FRAMES].transpose(0, 3, 1, 2))), targets, truth)
 
 
@@ -98,11 +98,11 @@ def mean_ap(model: Model, films: list[Film], linked: bool) -> float:
     return scoring.values(scoring.combine([table]))[None, None]["mAP"]
 
 
-def test_following_finds_what_single_frames_do_not_show() -> None:
+def test_following_finds_what_single_frames_do_not_show(target_of: TargetOf) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     random = torch.Generator().manual_seed(0)
-    films = [film(index) for index in VIDEOS]
+    films = [film(index, target_of) for index in VIDEOS]
 
     def draw(count: int) -> int:
         return int(torch.randint(count, (), generator=random))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -18,10 +17,11 @@ from models.parts.small_two_stage import SmallTwoStage
 from models.tracklet_rcnn import Model, Settings, build
 from pipeline import scoring
 from pipeline.schemas import TRACKS
-from pipeline.training.labelled import target_of
+
+TargetOf = Callable[[pa.Table, tuple[str, ...]], dict[str, Tensor]]
 
 
-def whole(index: int, num_frames: int) -> tuple[Tensor, list[dict[str, Tensor]], pa.Table]:
+def whole(index: int, num_frames: int, target_of: TargetOf) -> tuple[Tensor, list[dict[str, Tensor]], pa.Table]:
     """The first frames of a training video: grey pixels, targets that also say who is in a burst, and the truth."""
     frames, table = synthetic.render("train", index)
     table = table.filter(pc.less(table["frame_index"], num_frames))
@@ -29,7 +29,7 @@ def whole(index: int, num_frames: int) -> tuple[Tensor, list[dict[str, Tensor]],
     for number in range(num_frames):
         rows = table.filter(pc.equal(table["frame_index"], number))
         burst = torch.tensor(["burst" in flags for flags in rows["flags"].to_pylist()], dtype=torch.bool)
-        targets.append(target_of(rows, synthetic.CLASSES, np.ones(4, np.float32)) | {"burst": burst})
+        targets.append(target_of(rows, synthetic.CLASSES) | {"burst": burst})
     grey = torch.from_numpy(frames[:num_frames]).float().mean(dim=3).round().byte()  # colours say who, not what
     return grey[:, None].expand(-1, 3, -1, -1).contiguous(), targets, table
 
@@ -52,7 +52,7 @@ STEPS = 200
 
 
 @pytest.mark.slow
-def test_tracklets_tell_what_a_burst_hides() -> None:
+def test_tracklets_tell_what_a_burst_hides(target_of: TargetOf) -> None:
     """Learned on two videos, in whose bursts the class is random: over many videos it cannot be told there.
 
     Without colours, since an object's colour would tell its class where only two videos are known.
@@ -62,7 +62,7 @@ def test_tracklets_tell_what_a_burst_hides() -> None:
     half the steps or fewer all of this depends on the seed.
     """
     torch.set_num_threads(1)
-    clips, targets, tables = zip(*(whole(index, 20) for index in (3, 6)), strict=True)
+    clips, targets, tables = zip(*(whole(index, 20, target_of) for index in (3, 6)), strict=True)
     present = torch.tensor(sorted({int(label) for clip in targets for each in clip for label in each["labels"]}))
     settings = Settings(weights="random", classes=synthetic.CLASSES, negatives="other_objects")
 
