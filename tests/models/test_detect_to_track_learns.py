@@ -88,7 +88,7 @@ def seen_by(model: Model, clip: Tensor) -> list[Detections]:
     (rows,), memories = model.detect([clip], [None])
     rows += model.finish(memories)[0]
     size = (clip.shape[2], clip.shape[3])
-    return [mapped_back(row, Shown(t, t / 25, size)) for t, row in enumerate(rows)]
+    return [mapped_back(row, Shown(t, t / 25, size, np.ones(4, np.float32))) for t, row in enumerate(rows)]
 
 
 def mean_precision(films: Sequence[Film], seen: Sequence[list[Detections]], link: tubes.Settings | None) -> float:
