@@ -14,7 +14,7 @@ from pipeline.config import digest, plain
 from pipeline.records import Resize
 from pipeline.tables import commit, versions
 from pipeline.training.settings import Training
-from pipeline.training.work import Work, digest_of
+from pipeline.training.work import Work
 
 LOCAL = ("/", "~/", "file://")
 
@@ -55,7 +55,7 @@ class Made:
 
 def made(work: Work, half: bool, resize: Resize | None) -> Made:
     """What this process makes."""
-    data = [digest_of(source) for source in work.material.sources]
+    data = [source.digest for source in work.material.sources]
     return Made(
         training=work.training,
         classes=work.material.videos.classes,

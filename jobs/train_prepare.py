@@ -16,7 +16,7 @@ from pipeline.config import did_you_mean, load
 from pipeline.frame_range import held
 from pipeline.records import Resize, VideoInfo
 from pipeline.tables import Store
-from pipeline.training.frames import Holding, holdings
+from pipeline.training.holding import Holding, holdings
 from pipeline.training.labelled import Labelled, material_of
 from pipeline.training.optimizing import Optimizing
 from pipeline.training.settings import Stills, Training

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from dataclasses import dataclass, fields
 
@@ -14,8 +13,8 @@ from pipeline.config import resize_of as resize_of_model
 from pipeline.records import Resize
 from pipeline.tables import Store
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.frames import sources
-from pipeline.training.labelled import Labelled, Material
+from pipeline.training.holding import sources
+from pipeline.training.labelled import Material
 from pipeline.training.loading import Batches
 from pipeline.training.loop import Fitted, Hear, Judge, finished, fit
 from pipeline.training.scratch import scratch
@@ -53,7 +52,7 @@ class Work:
         made_by = {
             "training": {name: value for name, value in chosen.items() if name not in MAY_DIFFER},
             "classes": list(self.material.videos.classes),
-            "data": {name: digest_of(source) for name, source in vars(self.material).items() if source is not None},
+            "data": {name: source.digest for name, source in vars(self.material).items() if source is not None},
         }
         return Checkpoints(Store(self.out), made_by)
 
@@ -111,13 +110,3 @@ def resize_of(training: Training, model: nn.Module) -> Resize:
             "leave short_side out, or use the model's own setting"
         )
     return Resize(short_side=training.short_side)
-
-
-def digest_of(labelled: Labelled) -> str:
-    """A name for videos and all that is known to be in them: another content, another digest."""
-    found = hashlib.sha256()
-    for video in labelled.videos:
-        found.update(repr((video.video_id, video.identity, video.start, video.stop)).encode())
-    for column in vars(labelled.truth).values():
-        found.update(column.tobytes())
-    return found.hexdigest()[:16]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,25 @@ def test_many_videos_are_read_in_parts(catalog: Callable[..., None], monkeypatch
     assert [target["labels"].tolist() for target in targets] == [[0], [1], [2], [0], [1]]
     assert [target["track_ids"].tolist() for target in targets] == [[0], [1], [2], [3], [4]]
     assert found.boxes == {"a": 2, "b": 2, "c": 1}
+
+
+def test_a_digest_is_of_the_videos_and_all_that_is_known(catalog: Callable[..., None]) -> None:
+    catalog(("a",), some={"v": [{}], "w": [{}]})
+    found = labelled("some", "", {})
+    later = [replace(video, start=1) for video in found.videos]
+    touched = [replace(video, identity="other") for video in found.videos]
+    moved = replace(found.truth, boxes=found.truth.boxes + np.float32(1))
+    others = [replace(found, videos=later), replace(found, videos=touched), replace(found, truth=moved)]
+    names = {each.digest for each in (found, *others)}
+    assert len(names) == 4
+    assert replace(found, videos=list(found.videos)).digest in names
+
+
+def test_what_is_digested_once_is_not_again_here_or_where_it_travels_to(
+    catalog: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog(("a",), some={"v": [{}]})
+    found = labelled("some", "", {})
+    name = found.digest
+    monkeypatch.setattr(module, "hashlib", None)
+    assert found.digest == pickle.loads(pickle.dumps(found)).digest == name

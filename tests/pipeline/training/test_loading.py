@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from pipeline.engine import StageError
 from pipeline.records import Resize
-from pipeline.training.frames import Cached, Frames, OnDemand, Targets
+from pipeline.training.frames import Frames, Targets
+from pipeline.training.holding import Cached, OnDemand
 from pipeline.training.labelled import labelled
 from pipeline.training.loading import Batch, Batches
 from pipeline.training.settings import Training
