@@ -18,12 +18,22 @@ class System:
     """name: its own, a folder's too. recipe: the run, on the test split, with the names of the weights of seed 0.
 
     choices: settings that are chosen on val, as `--set` has them ("linker.min_score"), each with the values that are
-    tried; empty for a system whose settings are all the paper's or the model's own.
+    tried; empty for a system whose settings are all the paper's or the model's own. like: the name of another system
+    whose chosen values it takes, so that it differs from that one in one thing alone.
     """
 
     name: str
     recipe: Recipe
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    like: str = ""
+
+    def __post_init__(self) -> None:
+        assert not (self.choices and self.like), self.name
+
+    def changed(self, name: str, like: str = "", **settings: Any) -> System:
+        """A system that differs in these settings of the model, with nothing to choose but what another chose."""
+        recipe = replace(self.recipe, model_settings={**self.recipe.model_settings, **settings})
+        return System(name, recipe, like=like)
 
     def weights(self) -> dict[str, str]:
         """The names of the trained weights that it needs, by the setting of the model that names them."""

@@ -84,12 +84,17 @@ def tracklet_rcnn() -> list[Weights]:
             {"model.deformable": "true", "model.aggregate": "10", "frames_per_clip": "3"},
         ),
     }
+    # The small network before it: what is added begins as if it were not there, and learns beside the rest.
+    before = {"-dcn": ("", "1500"), "-dcn-fgfa": ("-dcn", "1000")}
+    small = "tracklet-rcnn-synthetic-v1"
     found = []
     for ending, (text, settings) in variants.items():
         flow = {"model.aggregate_flow": "raft_small"} if "model.aggregate" in settings else {}
-        # Deformable convolutions have tensors that the small detector's weights lack.
-        anew = "model.deformable" in settings
-        start = {"model.weights": "random", "steps": "9000", "learning_rate": "0.003"} if anew else {}
+        own, after = dict(settings), DETECTOR
+        if ending in before:
+            earlier, steps = before[ending]
+            after = f"{small}{earlier}"
+            own |= {"model.weights": "random", "start": after, "steps": steps}
         found += [
             Weights(
                 f"tracklet-rcnn-resnet101-vid{ending}",
@@ -97,10 +102,10 @@ def tracklet_rcnn() -> list[Weights]:
                 _at_their_size("tcd-vid", "ILSVRC2015", {**settings, **flow}),
             ),
             Weights(
-                f"tracklet-rcnn-synthetic-v1{ending}",
+                f"{small}{ending}",
                 f"the small TCD{text}, synthetic-v1",
-                _on_synthetic("tracklet-rcnn-synthetic", {**settings, **start}),
-                after="" if anew else DETECTOR,
+                _on_synthetic("tracklet-rcnn-synthetic", own),
+                after=after,
             ),
         ]
     mot15 = "tracklet-rcnn-resnet101-mot15"
