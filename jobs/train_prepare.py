@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jobs import prepare, train_folder
 from jobs.papers import weights
 from jobs.train_card import Made, made, steps_of
 from jobs.train_judge import BEST_BY, LAST, scored_by
+from pipeline.boxes import area
 from pipeline.config import did_you_mean, load
 from pipeline.frame_range import held
 from pipeline.records import Resize, VideoInfo
 from pipeline.tables import Store
-from pipeline.training.holding import Holding, holdings
+from pipeline.training.holding import LOOKED_INTO, Holding, frame_size, holdings
 from pipeline.training.labelled import Labelled, material_of
 from pipeline.training.optimizing import Optimizing
 from pipeline.training.settings import Stills, Training
@@ -24,6 +27,7 @@ from pipeline.training.work import Work, build, resize_of
 
 # Networks of more parameters than SMALL are by custom trained by AdamW at rates below LARGE_RATE, around USUAL_RATE.
 SMALL, LARGE_RATE, USUAL_RATE = 5_000_000, 1e-3, 1e-4
+SMALLEST_SHARE = 0.5  # of the smallest anchor's side that most boxes should have
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class Job:
                 f"{len(shown)} of the {len(self.held_out)} videos for scores show frames that are trained on, such as "
                 f"{shown[0].video_id}: scores say nothing of others then"
             )
+        if small := self._too_small():
+            found.append(small)
         chosen, learned_by = self.training, sum(each.numel() for each in self.model.parameters() if each.requires_grad)
         if learned_by > SMALL and chosen.optimizer == "adamw" and chosen.learning_rate >= LARGE_RATE:
             found.append(
@@ -95,6 +101,40 @@ class Job:
                 f"to destroy what it knows; --set learning_rate={USUAL_RATE:g} is usual"
             )
         return found
+
+    def _too_small(self) -> str:
+        """What is to be said where a network that knows nothing yet has no anchor near the size of most boxes, or "".
+
+        Such a box has one anchor at most, which overlaps it by less than a quarter, and GIoU hardly tells where to go.
+        """
+        chosen, sides = self.training, getattr(self.model.network, "anchor_sides", None)
+        begins_anew = not chosen.start and chosen.model_settings.get("weights", "random") == "random"
+        if sides is None or not begins_anew:
+            return ""
+        side = median_side(self.work.material.videos, resize_of(chosen, self.model))
+        if side >= SMALLEST_SHARE * min(sides):
+            return ""
+        return (
+            f"half of the boxes are smaller than {side:.3g} px (the root of their area) as the network is shown them, "
+            f"and its smallest anchor is {min(sides):g} px: from nothing it may not learn to find them; show larger "
+            "frames (--set short_side=PIXELS) or begin with trained weights (--set start=FILE)"
+        )
+
+
+def median_side(videos: Labelled, resize: Resize) -> float:
+    """The median of what the boxes to learn measure, the root of their area, in pixels as a network is shown them.
+
+    Of `LOOKED_INTO` of the videos that have any, spread over all, as their frames' sizes may be known to files alone.
+    """
+    truth, sides = videos.truth, []
+    video = np.searchsorted(truth.first, np.arange(len(truth.frame)), side="right") - 1  # of each box
+    having = np.unique(video[~truth.ignore])
+    for number in having[:: max(1, len(having) // LOOKED_INTO)].tolist():
+        height, width = frame_size(videos.videos[number])
+        shown = resize.target((height, width))
+        scale = np.sqrt(shown[0] * shown[1] / (height * width))
+        sides.append(scale * np.sqrt(area(truth.boxes[(video == number) & ~truth.ignore])))
+    return float(np.median(np.concatenate(sides)))
 
 
 def ready(chosen: Training, out: str, export: str | None, local: bool, gpu: bool, half: bool, overwrite: bool) -> Job:

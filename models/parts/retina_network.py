@@ -127,6 +127,7 @@ class RetinaNetwork(nn.Module):
     def __init__(self, pyramid: SmallPyramid | ResNetPyramid, head: Head) -> None:
         super().__init__()
         self.pyramid = pyramid.to(memory_format=torch.channels_last)
+        self.anchor_sides = pyramid.anchor_sides  # px
         self.head = head
         # Faster R-CNN's deltas for the Huber loss; GIoU does not ask for their size.
         self.coder = BoxDeltas() if head.objectness is not None else BoxDeltas(stds=(0.1, 0.1, 0.2, 0.2))

@@ -151,6 +151,7 @@ class Rfcn(nn.Module):
         self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
         channels, limits, sides = backbone.channels, configuration.limits, configuration.anchor_sides
+        self.anchor_sides = sides  # px
         self.rpn = RegionProposalNetwork(
             AnchorGenerator((sides,), (ASPECTS,)),
             RPNHead(channels[configuration.proposals_from], len(sides) * len(ASPECTS)),

@@ -59,7 +59,10 @@ class SmallDetector(nn.Module):
     """Frames of any size in, objectness, class and box of every anchor out.
 
     num_classes: C, foreground only. width: channels after the stem. channels: of the pyramid and the heads.
+    anchor_sides: in px.
     """
+
+    anchor_sides = ANCHOR_SIDES
 
     def __init__(
         self, num_classes: int, widths: tuple[int, int, int, int] = (16, 32, 64, 128), channels: int = 64

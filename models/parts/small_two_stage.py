@@ -51,7 +51,10 @@ class SmallTwoStage(TwoStage):
 
     num_classes: C, foreground only. widths: of the body's stages. channels: D. hidden: E. hardest: of each
     frame's regions only so many of the largest loss teach (OHEM, see `region_losses`); None for all.
+    anchor_sides: in px.
     """
+
+    anchor_sides = ANCHOR_SIDES
 
     def __init__(
         self,

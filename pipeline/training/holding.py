@@ -95,6 +95,11 @@ def measured(videos: Sequence[VideoInfo], resize: Resize) -> tuple[int, float]:
     return sum(counts), float(np.dot(counts, areas)) * 3
 
 
+def frame_size(video: VideoInfo) -> tuple[int, int]:
+    """The (height, width) of a video's frames, of the file where the catalog does not know it; ValueError as above."""
+    return video.size or _probed(video)[1]
+
+
 def _header(video: VideoInfo) -> tuple[int, tuple[int, int] | None]:
     """How many frames a file has, and their size if that can be told without decoding one."""
     if video.kind == "image":

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from jobs import train_prepare
 from jobs.train import train
-from jobs.train_prepare import ready
+from jobs.train_prepare import median_side, ready
 from jobs.train_settings import training_of
 from jobs.trainings import RECIPES
+from pipeline.records import Resize, VideoInfo
+from pipeline.training.labelled import Labelled, Truth
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -132,6 +135,51 @@ def test_a_rate_for_small_networks_is_warned_of_where_the_network_is_large(
     monkeypatch.setattr(train_prepare, "SMALL", 100_000)
     assert rates() == ["learning_rate is 0.004"]
     assert rates("learning_rate=0.0002") == rates("optimizer=sgd") == []
+
+
+SHIPPED = {
+    "smot": "smot-synthetic-v1",
+    "plug_and_play": "plug-and-play-synthetic-v1-detector",
+    "detect_to_track": "detect-to-track-synthetic-v1-detector",
+    "retina_track": "retina-track-synthetic-v1",
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "anchor"), [("smot", 24), ("plug_and_play", 24), ("detect_to_track", 24), ("retina_track", 21)]
+)
+def test_boxes_far_smaller_than_all_anchors_are_warned_of(model: str, anchor: int, tmp_path: Path) -> None:
+    """Videos are of 160 x 128 px, their boxes of some 30: at a quarter of that most are below half of an anchor."""
+
+    def warned(*given: str) -> list[str]:
+        chosen = training_of(None, ["catalog.num_videos=1", *given], model=model, catalog="synthetic")
+        job = ready(chosen, str(tmp_path / "out"), None, True, False, False, False)
+        return [text for text in job.warnings() if "smallest anchor" in text]
+
+    assert warned() == warned("short_side=128") == []
+    (said,) = warned("short_side=32")
+    assert f"its smallest anchor is {anchor} px" in said
+    assert "--set short_side=PIXELS" in said
+    assert not warned("short_side=32", f"start={SHIPPED[model]}"), "what knows sizes can go on to others"
+
+
+@pytest.mark.parametrize(("shown", "expected"), [(Resize(), 16), (Resize(short_side=20), 8), (Resize((80, 120)), 32)])
+def test_the_size_of_boxes_is_the_median_of_those_to_learn(shown: Resize, expected: float) -> None:
+    videos = [
+        VideoInfo("v", "", "x", size=(40, 60)),
+        VideoInfo("empty", "", "x"),
+        VideoInfo("w", "", "x", size=(40, 60)),
+    ]
+    sides = np.array([[4, 64], [16, 16], [20, 20], [1, 1]], np.float32)  # (width, height); the last is ignored
+    truth = Truth(
+        first=np.array([0, 1, 1, 4]),
+        frame=np.zeros(4, np.int32),
+        boxes=np.concatenate([np.zeros((4, 2), np.float32), sides], 1),
+        labels=np.zeros(4, np.int16),
+        track_ids=np.zeros(4, np.int32),
+        ignore=np.array([False, False, False, True]),
+    )
+    assert median_side(Labelled(videos, truth, ("a",)), shown) == pytest.approx(expected)
 
 
 def test_what_is_probably_not_meant_is_said(tmp_path: Path) -> None:
