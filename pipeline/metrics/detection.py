@@ -32,6 +32,7 @@ from pipeline.metrics import motion
 from pipeline.metrics.counts import Counts
 from pipeline.metrics.ignoring import SCORED, excused
 from pipeline.metrics.pairs import Booleans, Floats, Ints, Rows, overlaps
+from pipeline.metrics.rankings import Ranking
 from pipeline.metrics.sides import Gathered, Side, gather
 
 NEEDS_IDS = False
@@ -102,6 +103,24 @@ def scores(counts: Counts, whole: Counts) -> dict[str, float]:
             outcome = counts[split]
             false = np.where(np.isnan(outcome), of_all[number] / whole["num_truth"], np.maximum(-outcome, 0))
             found[f"mAP_{split}"] = average_precision(counts["score"], outcome > 0, of_class[number], false)
+    return found
+
+
+def resampled(ranking: Ranking, counts: Counts, whole: Counts, fields: Sequence[str]) -> dict[str, Floats]:
+    """`scores` of one class, (R,), where videos are drawn R times; of these fields, nan where they are left out there.
+
+    counts: of all its videos, in the ranking's order; those that are summed (R, ...), as in whole.
+    """
+    found = {}
+    if "mAP" in fields:
+        hit = counts["hit"]
+        found["mAP"] = ranking.average_precision(hit, 1 - hit, counts["num_truth"])
+    for number, split in enumerate(SPLITS):
+        if f"mAP_{split}" in fields:
+            outcome, of_all = counts[split], whole["num_truth_of_splits"][:, number]
+            share = np.divide(of_all, whole["num_truth"], out=np.zeros(len(of_all)), where=whole["num_truth"] > 0)
+            num_truth = np.where(of_all > 0, counts["num_truth_of_splits"][:, number], 0)  # else 0 or nan
+            found[f"mAP_{split}"] = ranking.average_precision(outcome > 0, np.maximum(-outcome, 0), num_truth, share)
     return found
 
 

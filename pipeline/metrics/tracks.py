@@ -23,6 +23,7 @@ Decided here, where the sources leave it open or differ:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,7 @@ from pipeline.metrics.detection import average_precision, min_iou
 from pipeline.metrics.ignoring import SCORED, excused
 from pipeline.metrics.motion import GROUPS
 from pipeline.metrics.pairs import Booleans, Floats, Ints, Pairs, Rows, pair
+from pipeline.metrics.rankings import Ranking
 
 NEEDS_IDS = True
 OF_PAIRS = False
@@ -121,6 +123,27 @@ def scores(counts: Counts) -> dict[str, float]:
         **{f"mAP_track_{name}": value for name, value in by_threshold.items()},
         **{f"mAP_track_{group}": float(np.mean(values)) for group, values in by_group.items()},
     }
+
+
+def resampled(ranking: Ranking, counts: Counts, whole: Counts, fields: Sequence[str]) -> dict[str, Floats]:
+    """`scores` of one class, (R,), where videos are drawn R times; those of these fields.
+
+    counts: of all its videos, in the ranking's order; num_truth is (R, 4). whole: not needed.
+    """
+
+    def area(threshold: str, group: int | None) -> Floats:
+        hit, group_of, num_truth = counts[f"hit_{threshold}"], counts[f"group_{threshold}"], counts["num_truth"]
+        if group is None:
+            return ranking.average_precision(hit, 1 - hit, num_truth.sum(axis=1))
+        of_group = (group_of == group) | (group_of == EVERY_GROUP)
+        return ranking.average_precision(hit * of_group, (1 - hit) * of_group, num_truth[:, group])
+
+    terms: dict[str, list[tuple[str, int | None]]] = {
+        "mAP_track": [(name, None) for name in THRESHOLDS],
+        **{f"mAP_track_{name}": [(name, None)] for name in THRESHOLDS},
+        **{f"mAP_track_{group}": [(name, number) for name in THRESHOLDS] for number, group in enumerate(GROUPS)},
+    }
+    return {field: np.mean([area(*term) for term in terms[field]], axis=0) for field in fields}
 
 
 def compare(truth: Rows, predicted: Rows, tolerance: float) -> Agreement:
