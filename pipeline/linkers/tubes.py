@@ -39,8 +39,9 @@ Array = NDArray[Any]
 class Settings:
     """evidence: what makes psi 1. moves: a move k of the earlier frame with IoU(i, start_k) and IoU(j, end_k) both at
     least min_iou, and nothing after a frame without moves; overlap: IoU(i, j) of at least min_iou; moves_else_overlap:
-    overlap where there are no moves. Moves pay where objects leave half of their box from one frame that is looked at
-    to the next; of slow objects the overlap says as much, and more where ends err by a fifth of a side.
+    overlap where there are no moves; none: nothing ever, so that tubes go where scores are highest, to tell what psi is
+    worth. Moves pay where objects leave half of their box from one frame that is looked at to the next; of slow objects
+    the overlap says as much, and more where ends err by a fifth of a side.
 
     rescore: tube adds to each score of a tube the mean of its ceil(alpha * n) highest; causal, at each box, of those
     up to there (the paper's online version); none leaves scores as they are.
@@ -50,7 +51,7 @@ class Settings:
     interpolate_jumps: frames that a tube jumps over get a box too, as those do that a stride leaves out.
     """
 
-    evidence: Literal["moves_else_overlap", "moves", "overlap"] = "moves_else_overlap"
+    evidence: Literal["moves_else_overlap", "moves", "overlap", "none"] = "moves_else_overlap"
     min_iou: float = 0.5
     rescore: Literal["tube", "causal", "none"] = "tube"
     alpha: float = 0.5
@@ -215,10 +216,10 @@ def _evidence(visited: Array, frame_index: Array, moves: _Moves, settings: Setti
     before = visited[:-1]
     # Where a clip begins, the next visited frame may come before the one that the moves lead to.
     by_moves = moves.given[before] & (np.diff(frame_index[visited]) >= moves.stride)
-    by_moves &= settings.evidence != "overlap"
+    by_moves &= settings.evidence in ("moves", "moves_else_overlap")
     begin = moves.first[before]
     end = np.where(by_moves, moves.first[before + 1], begin)
-    return ~by_moves & (settings.evidence != "moves"), begin, end
+    return ~by_moves & (settings.evidence in ("overlap", "moves_else_overlap")), begin, end
 
 
 @numba.njit(cache=True)

@@ -71,6 +71,8 @@ def reference(frames: list[Detections], settings: tubes.Settings) -> list[list[t
 
     def psi_between(here: Detections, i: list[int], there: Detections, j: list[int]) -> Matrix:
         moves, least = here.moves, settings.min_iou
+        if settings.evidence == "none":
+            return np.zeros((len(i), len(j)))
         if settings.evidence != "overlap" and moves is not None and there.frame_index - here.frame_index >= stride:
             starts, ends = iou(here.boxes[i], moves.start) >= least, iou(there.boxes[j], moves.end) >= least
             return (starts[:, None] & ends[None]).any(axis=2).astype(float)
@@ -150,7 +152,7 @@ def moving(start: object, end: object, stride: int = 1) -> Moves:
 
 SETTINGS = st.builds(
     tubes.Settings,
-    evidence=st.sampled_from(["moves_else_overlap", "moves", "overlap"]),
+    evidence=st.sampled_from(["moves_else_overlap", "moves", "overlap", "none"]),
     min_iou=st.sampled_from([0.3, 0.5, 0.8]),
 )
 
@@ -208,8 +210,9 @@ def test_hand_case_through_the_linker() -> None:
     np.testing.assert_allclose(given_out[1].scores, [1.05, 1.35])
 
     without = [dataclasses.replace(frame, moves=None) for frame in frames]
-    _, tracks = tubes.link(without, VIDEO, tubes.Settings(evidence="moves"))
-    assert members(tracks)[0] == [(0, 0), (1, 1), (2, 0)]
+    for unlinked, evidence in ((without, "moves"), (frames, "none")):
+        _, tracks = tubes.link(unlinked, VIDEO, tubes.Settings(evidence=evidence))
+        assert members(tracks)[0] == [(0, 0), (1, 1), (2, 0)]
 
 
 RESCORED = {
@@ -260,6 +263,8 @@ EVIDENCE_CASES = {  # the box of the second frame that follows the second, weake
     "nothing where there are no moves": (jump(None), "moves", 1),
     "moves over overlap": (jump(moving(FAR, HERE)), "moves_else_overlap", 1),
     "overlap over moves": (jump(moving(HERE, FAR)), "overlap", 0),
+    "no evidence, whatever there is": (jump(moving(FAR, FAR)), "none", 1),
+    "no evidence where there are no moves": (jump(None), "none", 1),
     "an empty list of moves is an answer": (jump(moving([], [])), "moves_else_overlap", 1),
     "moves alone": (jump(moving(FAR, FAR)), "moves", 0),
     "a box inside out is nowhere": (jump(moving(FAR, INSIDE_OUT)), "moves", 1),
