@@ -21,7 +21,7 @@ BEGIN, END = "<!-- claims: begin, written by jobs.claims.tables -->", "<!-- clai
 
 def show(rows: Sequence[Row], console: Console) -> None:
     """Prints all claims, paper by paper, and how many fell how."""
-    for part in renderables(rows, console.width if console.is_terminal else max(console.width, WIDE)):
+    for part in renderables(rows, console.width):
         console.print(part, highlight=False)
 
 
