@@ -56,9 +56,9 @@ def number(row: Row, name: str) -> float:
 
 
 def interval(row: Row) -> tuple[float, float]:
-    """The 95% interval of a row's difference; nan for null, whether it stands for one end or for both."""
-    low, high = row["interval"] or (None, None)
-    return tuple(math.nan if end is None else float(end) for end in (low, high))  # type: ignore[return-value]
+    """The 95% interval of a row's difference; nan for null."""
+    low, high = (math.nan if end is None else float(end) for end in row["interval"])
+    return low, high
 
 
 def value(metric: str, of: float) -> str:
@@ -138,10 +138,13 @@ def tally(rows: Sequence[Row]) -> str:
 def made(rows: Sequence[Row]) -> dict[str, str]:
     """What made the rows: seeds, videos, commit, machine, date; where rows differ, all that there are."""
     return {
-        "seeds": _all(", ".join(map(str, row["seeds"])) for row in rows),
-        **{name: _all(str(row[name] or "unknown") for row in rows) for name in ("videos", "commit", "machine", "date")},
+        "seeds": _all("; ", (", ".join(map(str, row["seeds"])) for row in rows)),
+        "videos": _all(", ", (str(row["videos"]) for row in rows)),
+        "commit": _all(", ", (commit for row in rows for commit in (row["commit"] or "unknown").split(", "))),
+        "machine": _all("; ", (row["machine"] for row in rows)),
+        "date": _all(", ", (row["date"] for row in rows)),
     }
 
 
-def _all(texts: Iterable[str]) -> str:
-    return "; ".join(dict.fromkeys(texts))
+def _all(between: str, texts: Iterable[str]) -> str:
+    return between.join(dict.fromkeys(texts))

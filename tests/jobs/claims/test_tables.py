@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs.claims import figures
+from jobs.claims import figures, results
 from jobs.claims.tables import BEGIN, END, WIDE, block_of, readme, show, with_block
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -86,8 +85,8 @@ class TestFigures:
         assert figures.signed(metric, of) == text
 
     def test_what_differs_between_claims_is_all_said(self) -> None:
-        made = figures.made([row("a"), row("b", commit=None), row("c", seeds=[0])])
-        assert (made["seeds"], made["commit"], made["videos"]) == ("0, 1, 2; 0", "c0ffee; unknown", "48")
+        made = figures.made([row("a"), row("b", commit=None), row("c", seeds=[0], commit="beef, c0ffee")])
+        assert (made["seeds"], made["commit"], made["videos"]) == ("0, 1, 2; 0", "c0ffee, unknown, beef", "48")
 
 
 class TestReadme:
@@ -120,6 +119,5 @@ class TestReadme:
             with_block("# Head\n", ROWS)
 
     def test_the_readme_here_has_what_the_committed_claims_give(self) -> None:
-        committed = ROOT / "jobs" / "results" / "papers.json"
-        wanted = readme(json.loads(committed.read_text())) if committed.exists() else None
+        wanted = readme(results.read_claims()) if (results.KEPT / results.CLAIMS).exists() else None
         assert block_of((ROOT / "README.md").read_text()) == wanted
