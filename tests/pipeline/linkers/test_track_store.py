@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs.synthetic import render
+from catalogs.synthetic.paths import SIZE
 from catalogs.synthetic.shapes import CLASSES
-from catalogs.synthetic.simulate import simulate_detections
 from pipeline.boxes import iou
 from pipeline.linkers import track_store
 from pipeline.records import Detections, VideoInfo, detections
 from pipeline.schemas import tracks_table
 from pipeline.scoring import combine, score, values
+from pipeline.simulating import Settings, simulate
 
 VIDEO = VideoInfo("a", "a.mp4", "folder")
 Ids = list[list[tuple[int, int]]]  # (frame, box) of each box of each track
@@ -238,6 +239,17 @@ def test_any_video_is_linked_as_defined(
 # --- on scenes with known identities ---
 
 
+GOOD = Settings(
+    confusion=(0.03, 0.6),
+    certainty=(0.85, 0.4),
+    spread=0.1,
+    min_score=0.3,
+    false_positives=0.3,
+    clutter=0,
+    evidence=("embeddings",),
+)
+
+
 @cache
 def scenes() -> list[tuple[np.ndarray, pa.Table]]:
     """Pictures and truth of three videos."""
@@ -247,8 +259,8 @@ def scenes() -> list[tuple[np.ndarray, pa.Table]]:
 def scores(change: Callable[[Detections], Detections] = lambda frame: frame, **changes: object) -> dict[str, float]:
     """Over the scenes as a good detector sees them."""
     rows = []
-    for index, (pictures, truth) in enumerate(scenes()):
-        frames = [change(frame) for frame in simulate_detections(truth, index, None, len(pictures))]
+    for pictures, truth in scenes():
+        frames = [change(frame) for frame in simulate(truth, len(pictures), CLASSES, GOOD, size=SIZE)]
         frames, tracks = track_store.link(frames, VIDEO, track_store.Settings(**changes))
         name = truth["video_id"][0].as_py()
         rows.append(score(truth, tracks_table(name, frames, tracks, CLASSES), class_agnostic=True))

@@ -13,16 +13,16 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
 
 from catalogs.synthetic import render
+from catalogs.synthetic.paths import SIZE
 from catalogs.synthetic.shapes import CLASSES
-from catalogs.synthetic.simulate import simulate_detections
 from pipeline.boxes import iou
 from pipeline.linkers import keep, tracklets
 from pipeline.records import Detections, Track, VideoInfo, detections
 from pipeline.schemas import tracks_table
 from pipeline.scoring import combine, score, values
+from pipeline.simulating import Settings, simulate
 
 VIDEO = VideoInfo("a", "a.mp4", "folder")
 
@@ -238,29 +238,21 @@ def test_appearance_without_embeddings_is_refused_by_name() -> None:
 # --- on scenes with known identities ---
 
 
+GOOD = Settings(
+    confusion=(0.03, 0.6),
+    certainty=(0.85, 0.4),
+    spread=0.1,
+    min_score=0.3,
+    false_positives=0,
+    clutter=0,
+    evidence=("embeddings", "tracklet_id"),
+)
+
+
 @cache
 def scenes() -> list[tuple[np.ndarray, pa.Table]]:
     """Pictures and truth of three videos."""
     return [render("val", index) for index in (0, 1, 2)]
-
-
-def tracklets_of_truth(frames: list[Detections], truth: pa.Table) -> list[Detections]:
-    """The same with tracklets that are of one object each and end where it is not found."""
-    rows = truth.to_pydict()
-    when, owner = np.array(rows["frame_index"]), np.array(rows["track_id"])
-    corners = np.stack([rows[name] for name in ("x1", "y1", "x2", "y2")], axis=1)
-    count, before, made = itertools.count(), {}, []
-    for frame in frames:
-        here = np.flatnonzero(when == frame.frame_index)
-        overlap = iou(corners[here], frame.boxes)
-        ids, now = np.full(len(frame), -1), {}
-        for row, column in zip(*linear_sum_assignment(-overlap), strict=True):
-            if overlap[row, column] > 0.5:
-                one = int(owner[here[row]])
-                now[one] = ids[column] = before[one] if one in before else next(count)
-        before = now
-        made.append(dataclasses.replace(frame, tracklet_id=ids.astype(np.int32)))
-    return made
 
 
 def shuffled(frames: list[Detections], evidence: str) -> list[Detections]:
@@ -273,10 +265,10 @@ def shuffled(frames: list[Detections], evidence: str) -> list[Detections]:
 
 
 def scores(linker: ModuleType, change: Callable[[list[Detections]], list[Detections]], **changes: object) -> dict:
-    """Of a linker over the scenes, as a good detector sees them and with the tracklets of truth, after the change."""
+    """Of a linker over the scenes, as a good detector sees them, with tracklets that misses break; after the change."""
     rows = []
-    for index, (pictures, truth) in enumerate(scenes()):
-        frames = change(tracklets_of_truth(simulate_detections(truth, index, None, len(pictures)), truth))
+    for pictures, truth in scenes():
+        frames = change(simulate(truth, len(pictures), CLASSES, GOOD, size=SIZE))
         frames, tracks = linker.link(frames, VIDEO, linker.Settings(**changes))
         name = truth["video_id"][0].as_py()
         rows.append(score(truth, tracks_table(name, frames, tracks, CLASSES), class_agnostic=True))
