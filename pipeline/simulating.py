@@ -83,8 +83,8 @@ class Settings:
             value = getattr(self, field.name)
             numbers = [one for one in (value if isinstance(value, tuple) else (value,)) if not isinstance(one, str)]
             most = 1 if field.name in chances else np.inf
-            if field.name != "seed" and not all(0 <= number <= most for number in numbers):
-                allowed = "from 0 to 1" if most == 1 else "at least 0"
+            if field.name != "seed" and not all(0 <= number <= most and np.isfinite(number) for number in numbers):
+                allowed = "from 0 to 1" if most == 1 else "at least 0 and finite"
                 raise ValueError(f"simulated {field.name} is {value}; it must be {allowed}")
         if not 1 <= self.false_frames[0] <= self.false_frames[1]:
             raise ValueError(f"simulated false_frames is {self.false_frames}; it must be two rising numbers above 0")

@@ -324,6 +324,7 @@ WRONG_SETTINGS = [
     ({"miss": (0.1, 1.2)}, r"miss is \(0.1, 1.2\); it must be from 0 to 1"),
     ({"confusion": (float("nan"), 0.1)}, "confusion is"),
     ({"jitter": (-0.1, 0.1)}, "jitter is .*; it must be at least 0"),
+    ({"clutter": float("inf")}, "clutter is inf; it must be at least 0 and finite"),
     ({"false_positives": -1.0}, "false_positives is -1.0; it must be at least 0"),
     ({"false_frames": (2, 1)}, "false_frames is"),
     ({"false_frames": (0, 1)}, "false_frames is"),
