@@ -18,6 +18,7 @@ ALLOWED = {
     "pipeline.boxes": set(),
     "pipeline.schemas": {"pipeline.records", "pyarrow"},
     "pipeline.linkers": {"pipeline.records", "pipeline.boxes", "pipeline.tracks", "pipeline.linkers"},
+    "pipeline.simulating": {"pipeline.records", "pipeline.boxes", "pipeline.schemas", "pyarrow"},
     "pipeline.metrics": {"pipeline.boxes", "pipeline.metrics", "pyarrow"},
     "pipeline.detect": {"pipeline", "torch"},
     "pipeline.training": {"pipeline", "torch", "ray", "pyarrow"},

@@ -22,7 +22,6 @@ from catalogs.synthetic import draw, files, shapes
 from catalogs.synthetic.annotate import digest, motion_iou
 from catalogs.synthetic.paths import SIZE
 from catalogs.synthetic.scene import BURSTS, Scene, make_scene
-from catalogs.synthetic.simulate import Quality, simulate_detections
 from pipeline.boxes import clip, iou
 from pipeline.config import load
 from pipeline.records import VideoInfo
@@ -402,45 +401,3 @@ def _alone(what: Scene, time: int, thing: object) -> bool:
     boxes = np.stack([other.boxes()[time] for other in (*what.objects, *what.occluders)])
     mine = next(place for place, other in enumerate(what.objects) if other is thing)
     return bool((np.delete(iou(boxes, boxes)[mine], mine) == 0).all())
-
-
-# The detection simulator
-
-
-def test_simulated_detections_follow_their_quality() -> None:
-    table = synthetic.render("test", 4)[1]
-    perfect = Quality((0, 0), (0, 0), (0, 0), (0.99, 0.99), 0, embedding_noise=0)
-    frames = simulate_detections(table, seed=3, quality=perfect, num_frames=50)
-    assert len(frames) == 50
-    assert np.allclose(np.concatenate([f.boxes for f in frames]), np.stack([table[s] for s in SIDES], 1), atol=1e-3)
-    assert np.concatenate([f.labels for f in frames]).tolist() == table["class_id"].to_pylist()
-    known = {tuple(np.round(e, 4)) for f in frames if f.embeddings is not None for e in f.embeddings}
-    assert len(known) == len(set(table["track_id"].to_pylist()))
-
-
-def test_simulated_detectors_fail_in_bursts() -> None:
-    wrong, missed = defaultdict(list), defaultdict(list)
-    for index in range(8):
-        table = synthetic.render("train", index)[1]
-        frames = simulate_detections(table, seed=index, quality=Quality(false_positives=0))
-        for row in table.to_pylist():
-            frame = frames[row["frame_index"]]
-            overlap = iou([box(row)], frame.boxes)[0]
-            kind = "burst" if "burst" in row["flags"] else "clean"
-            missed[kind].append(overlap.max(initial=0) < 0.5)
-            if overlap.max(initial=0) >= 0.5:
-                wrong[kind].append(frame.labels[overlap.argmax()] != row["class_id"])
-    assert np.mean(wrong["clean"]) < 0.1 < 0.5 < np.mean(wrong["burst"])
-    assert np.mean(missed["clean"]) < np.mean(missed["burst"]) < 0.4
-
-
-def test_simulated_scores_add_up_and_repeat() -> None:
-    table = synthetic.render("val", 2)[1]
-    first, again, other = (simulate_detections(table, seed=seed) for seed in (1, 1, 2))
-    assert all(np.array_equal(a.boxes, b.boxes) for a, b in zip(first, again, strict=True))
-    assert not all(np.array_equal(a.boxes, b.boxes) for a, b in zip(first, other, strict=True))
-    for frame in first:
-        assert frame.class_scores is not None
-        assert frame.class_scores.sum(1) == pytest.approx(np.ones(len(frame)), abs=1e-5)
-        assert (frame.class_scores >= 0).all()
-        assert np.array_equal(frame.class_scores[:, 1:].argmax(1), frame.labels)
