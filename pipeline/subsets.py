@@ -115,12 +115,12 @@ def _flagged(truth: pa.Table, name: str) -> Booleans:
 
 
 def _whole_tracks(truth: pa.Table, video: Ints, flagged: Booleans, scored: Booleans, name: str) -> Booleans:
-    """Which rows (N,) are of tracks in which some row is flagged, an ignored one too."""
+    """Which rows (N,) are of tracks in which some row is flagged, an ignored one too; rows without id are ignored."""
     track = truth["track_id"].fill_null(-1).to_numpy().astype(np.int64)
     if (scored & (track < 0)).any():
         raise ValueError(f"the subset {name!r} is of whole tracks, and this truth has scored rows without track_id")
     identity = np.where(track < 0, -1, video * (track.max(initial=0) + 1) + track)
-    return np.isin(identity, identity[flagged & (track >= 0)])
+    return np.isin(identity, identity[flagged])
 
 
 def _numbers(column: pa.ChunkedArray, names: pa.Array | None = None) -> tuple[Ints, pa.Array]:
