@@ -37,9 +37,9 @@ class Drawn:
     seeds: NDArray[np.int64]
 
 
-def draw(videos: Sequence[str], num_seeds: int, rounds: int = ROUNDS) -> Drawn:
+def draw(videos: Sequence[str], num_seeds: int) -> Drawn:
     """The same for all systems, and always the same."""
-    weights, seeds = resampling.draws(len(videos), num_seeds, rounds, SEED)
+    weights, seeds = resampling.draws(len(videos), num_seeds, ROUNDS, SEED)
     return Drawn(tuple(videos), *(np.vstack([np.ones_like(of[:1]), of]) for of in (weights, seeds)))
 
 

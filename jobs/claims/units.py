@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,8 @@ from pipeline.config import digest
 from pipeline.engine import Engine, Local
 from pipeline.recipe import Recipe
 from pipeline.tables import Run, differences, read_run
+
+OF_NETWORK = ("catalog", "source", "catalog_settings", "frames", "model", "model_settings")  # of a recipe
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,16 @@ def units(
     run` does, and where a system names no weights that a training of ours makes.
     """
     found = []
+    built: dict[str, prepare.Detection] = {}  # systems that differ in what links alone share a network
     for system in systems:
         if not system.weights():
             raise ValueError(f"system {system.name} names no weights of a training of ours, so it has no seeds")
         for seed in seeds:
             recipe = system.at(seed, split, (chosen or {}).get(system.name), file)
             prepare.check_model_and_linker(recipe)
-            job = prepare.detection(recipe)
+            network = digest([getattr(recipe, field) for field in OF_NETWORK])
+            job = replace(built.get(network) or prepare.detection(recipe), recipe=recipe)
+            built[network] = job
             detections = f"detections/{recipe.model}-{digest(job.identity(OF_DETECTION))}"
             identity = json.loads(json.dumps(job.identity((*OF_DETECTION, *OF_LINKING))))  # as run.json will have it
             found.append(Unit(system.name, seed, recipe, identity, detections))
