@@ -49,6 +49,8 @@ def papers(
     engine, _ = prepare.engine(local, None)
     like = {system.like: systems()[system.like] for system in chosen.values() if system.like}
     wanted = list({**chosen, **like}.values()) if choose else list(chosen.values())
+    if not choose:
+        choosing.chosen(chosen, systems(), out)  # says what is not chosen yet before networks are trained
     file: WeightsFile = str
     if retrain:
         file = retraining.file_in(out)

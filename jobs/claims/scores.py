@@ -34,6 +34,7 @@ def asked_of(claims: Sequence[Claim]) -> Mapping[str, Asked]:
     """By system and subset the metrics that claims are about."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for claim in claims:
+        assert claim.metric != TIME or (claim.subset, claim.beyond) == (subsets.ALL, ""), f"{claim.name}: of all boxes"
         for system in (claim.better, claim.worse):
             for subset in filter(None, (claim.subset, claim.beyond)):
                 of_system = found.setdefault(system, {})

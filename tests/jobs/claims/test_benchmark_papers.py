@@ -327,7 +327,7 @@ class TestUse:
                 "is this process's memory, which Ray's workers do not see; add --local",
             ),
             (
-                ["papers", "--out", "x", "--seeds", "0,1,2", "--local"],
+                ["papers", "--out", "x", "--systems", "plain", "--seeds", "0,1,2", "--local"],
                 "1 of the 3 weights that these systems and seeds need are not in models/weights, such as "
                 "smot-synthetic-v1-seed-2; --retrain trains them",
             ),
