@@ -66,8 +66,9 @@ def check(each: Trained, out: str) -> None:
     """Raises ValueError where weights are there that were trained otherwise than they would be now."""
     if is_trained(each, out):
         path = file_in(out)(each.name)
-        there = json.loads(read_weights(path).metadata["training"])
-        here = json.loads(json.dumps(portable(plain(each.training(file_in(out))))))
+        texts = read_weights(path).metadata["training"], json.dumps(portable(plain(each.training(file_in(out)))))
+        # What they begin with is the same by the name of shipped weights and by that of their file.
+        there, here = (json.loads(text.replace(f'{SUFFIX}"', '"')) for text in texts)
         there, here = ({name: of[name] for name in of.keys() - {*MAY_DIFFER}} for of in (there, here))
         others = list(differences(there, here))
         if others:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from jobs.claims import papers, retraining, trained, working
 from jobs.claims.retraining import file_in, retrain
@@ -84,6 +85,12 @@ def test_a_stopped_training_goes_on_and_gives_the_same(
     assert retrain([FIRST, SECOND], str(out), Local()) == {}
     assert (out / "weights" / f"{SECOND.name}.md").read_text() == before
     assert same(*(Path(file_in(str(folder))(SECOND.name)) for folder in (out, tmp_path / "whole")))
+
+    # Trained by hand from shipped weights, which have no path but a name, they are the same.
+    by_name = {**stored.metadata, "training": stored.metadata["training"].replace('.safetensors"', '"')}
+    assert by_name != stored.metadata
+    save_file(stored.tensors, file_in(str(out))(SECOND.name), by_name)
+    assert retrain([FIRST, SECOND], str(out), Local()) == {}
 
     # Of another training there are weights already: nobody may take them for these.
     known = weights.known()
