@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from html import escape
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -34,14 +35,16 @@ def renderables(rows: Sequence[Row], width: int) -> Iterator[RenderableType]:
 
 
 def readme(rows: Sequence[Row]) -> str:
-    """The README's table in Markdown, between BEGIN and END, each on a line of its own; no newline at its end."""
-    lines = [BEGIN, "| verdict | claim | difference | 95% interval |", "|---|---|---|---|"]
+    """The README's tables in Markdown, one of a paper folded, between BEGIN and END; no newline at the end."""
+    lines = [BEGIN]
     for stem, some in figures.by_paper(rows).items():
-        lines.append(f"| | **{_escaped(figures.title(stem))}** | | |")
+        lines += [f"<details><summary><b>{escape(figures.title(stem))}</b>: {figures.tally(some)}</summary>", ""]
+        lines += ["| verdict | claim | difference | 95% interval |", "|---|---|---|---|"]
         for row in some:
             verdict = f"{figures.SHAPES[row['holds']]} {row['holds']}"
             said = f"{row['claim']} ({figures.where(row)}{_fragile(row)})"
             lines.append(f"| {verdict} | {_escaped(said)} | {figures.difference(row)} | {figures.ends(row)} |")
+        lines += ["", "</details>"]
     return "\n".join([*lines, "", f"{figures.tally(rows)}. {_escaped(_made(rows))}", END])
 
 
