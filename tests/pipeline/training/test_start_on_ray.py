@@ -117,7 +117,7 @@ def test_one_worker_learns_what_this_process_does(
     assert_same(start.on_ray(Work(chosen, material)), alone)
 
 
-def test_two_workers_learn_nearly_what_one_does(self, chosen: Training, material: Material, cluster: None) -> None:
+def test_two_workers_learn_nearly_what_one_does(chosen: Training, material: Material, cluster: None) -> None:
     still = replace(chosen, freeze=STILL, average=0)
     one = start.here(Work(still, material))
     two = start.on_ray(Work(replace(still, workers=2), material))
