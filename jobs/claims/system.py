@@ -17,9 +17,9 @@ WeightsFile = Callable[[str], str]
 class System:
     """name: its own, a folder's too. recipe: the run, on the test split, with the names of the weights of seed 0.
 
-    choices: settings that are chosen on val, as `--set` has them ("linker.min_score"), each with the values that are
-    tried; empty for a system whose settings are all the paper's or the model's own. like: the name of another system
-    whose chosen values it takes, so that it differs from that one in one thing alone.
+    choices: settings of model and linker that are chosen on val ("linker.min_score", as `--set` has them), each with
+    the values that are tried; empty for a system whose settings are all the paper's or the model's own. like: the name
+    of another system whose chosen values it takes, so that it differs from that one in one thing alone.
     """
 
     name: str
@@ -51,20 +51,15 @@ class System:
         model_settings = dict(self.recipe.model_settings)
         model_settings |= {setting: file(of_seed(name, seed)) for setting, name in self.weights().items()}
         settings = {"model": model_settings, "linker": dict(self.recipe.linker_settings)}
-        own: dict[str, Any] = {}
         for name, value in (chosen or {}).items():
             part, _, setting = name.partition(".")
-            if setting:
-                settings[part][setting] = value
-            else:
-                own[part] = value
+            settings[part][setting] = value
         return replace(
             self.recipe,
             name=self.name,
             catalog_settings={**self.recipe.catalog_settings, "split": split},
             model_settings=settings["model"],
             linker_settings=settings["linker"],
-            **own,
         )
 
 

@@ -84,7 +84,7 @@ def tracklet_rcnn() -> list[Weights]:
             {"model.deformable": "true", "model.aggregate": "10", "frames_per_clip": "3"},
         ),
     }
-    # The small network before it: what is added begins as if it were not there, and learns beside the rest.
+    # What the small network begins with, and its steps: what is added learns beside what is known already.
     before = {"-dcn": ("", "1500"), "-dcn-fgfa": ("-dcn", "1000")}
     small = "tracklet-rcnn-synthetic-v1"
     found = []
