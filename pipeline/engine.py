@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import pickle
+import socket
 import sys
 import traceback
 import warnings
@@ -136,7 +137,7 @@ class OnRay:
                 yield record
 
     def start(self) -> None:
-        """Connects to Ray, once."""
+        """Connects to Ray, once; ConnectionError where there is none, or it is too slow to start."""
         import ray
         import ray.data
 
@@ -146,8 +147,12 @@ class OnRay:
         options: dict[str, Any] = {"include_dashboard": False} if self.address == "local" else {}
         # What Ray says of its own doings stays in its log files; on the terminal our one line speaks.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        with _stderr_aside():  # or it says that it was told to be quiet
-            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        try:
+            _knock(self.address)
+            with _stderr_aside():  # or it says that it was told to be quiet
+                ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except Exception as error:  # a node too slow to start raises just that
+            raise ConnectionError(f"Ray did not start at {self.address!r}: {' '.join(str(error).split())}") from error
         for handler in logging.getLogger("ray.data").handlers:
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.CRITICAL)
@@ -161,6 +166,13 @@ class OnRay:
         self.start()
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return float(there.get("CPU", 1)), float(there.get("GPU", 0))
+
+
+def _knock(address: str) -> None:
+    """OSError where nothing listens at "host:port" or "ray://host:port"; Ray itself would try for minutes, silently."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @contextlib.contextmanager

@@ -59,6 +59,8 @@ def done(
     values: dict[str, Any] = {}
     errors: dict[str, str] = {}
     start = time.monotonic()
+    if records:  # the first may take long
+        print(f"{what} 0/{len(records)}", file=sys.stderr, flush=True)
     for count, found in enumerate(engine.stream([Piece(*item) for item in records.items()], [stage]), start=1):
         if found.error is None:
             values[found.name] = found.value

@@ -161,7 +161,7 @@ class TestPieces:
         values, errors = working.done("halve", {"one": 1, "none": 0, "four": 4}, halved, Local())
         assert (values, errors) == ({"one": 0.5, "four": 2.0}, {"none": "nothing to halve"})
         assert [line.partition(" |")[0] for line in capsys.readouterr().err.splitlines()] == [
-            "halve 1/3: one", "halve 2/3: none failed", "halve 3/3: four",
+            "halve 0/3", "halve 1/3: one", "halve 2/3: none failed", "halve 3/3: four",
         ]  # fmt: skip
 
     def test_a_bug_is_no_failure_of_a_piece(self) -> None:
