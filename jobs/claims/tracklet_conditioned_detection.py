@@ -11,13 +11,11 @@ from jobs.papers import tracklet_conditioned_detection as tcd
 SEQUENTIAL, PROPAGATE, LATE = "tcd-sequential", "tcd-propagate", "tcd-late"
 FIRST, SECOND, INTEGRATED = "tcd-first-stage", "tcd-second-stage", "tcd-integrated"
 DETECTED, TRACKED = "mAP", "mAP_track"
-# Frames before this one, as many as the small network learned with; the paper's ten would be a third of a video here.
-FEW = 2
 
 
 def systems() -> list[System]:
     """Table 1's lines; late integration and the integrated system on stronger features (Table 4)."""
-    dcn, fgfa = tcd.DEFORMABLE, {**tcd.AGGREGATED, "aggregate": FEW}
+    dcn, fgfa = tcd.DEFORMABLE, tcd.AGGREGATED
     runs = {
         SEQUENTIAL: tcd.configuration(SEQUENTIAL, condition="none"),
         PROPAGATE: tcd.configuration(PROPAGATE, condition="none", propagate="raft_small"),

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import models
 from jobs.papers.retinatrack import HEADS
+from jobs.papers.tracklet_conditioned_detection import SMALL_AGGREGATE
 from jobs.trainings import DETECTOR
 from pipeline.recipe import Recipe
 
@@ -89,8 +90,10 @@ def tracklet_rcnn() -> list[Weights]:
     small = "tracklet-rcnn-synthetic-v1"
     found = []
     for ending, (text, settings) in variants.items():
-        flow = {"model.aggregate_flow": "raft_small"} if "model.aggregate" in settings else {}
-        own, after = dict(settings), DETECTOR
+        aggregates = "model.aggregate" in settings
+        flow = {"model.aggregate_flow": "raft_small"} if aggregates else {}
+        fewer = {"model.aggregate": str(SMALL_AGGREGATE)} if aggregates else {}
+        own, after = {**settings, **fewer}, DETECTOR
         if ending in before:
             earlier, steps = before[ending]
             after = f"{small}{earlier}"

@@ -69,7 +69,7 @@ class TestRecipes:
             changed = {setting for setting, value in after.items() if before.get(setting) != value}
             network = NETWORK.get(ran.recipe.model, "detector")
             assert after[network] == "small", name
-            parts = {"propagate", "aggregate_flow", "motion", "reid", "reid_weights", "input_side"}
+            parts = {"propagate", "aggregate", "aggregate_flow", "motion", "reid", "reid_weights", "input_side"}
             allowed = {"tcd-mot15": {"benchmark", "nms_iou"}}.get(name, parts)
             assert {network, "weights"} <= changed <= {network, "weights", *allowed}, name
             assert (after.get("input_side") or 0) <= 128, name  # the small frames are 160 x 128 px
