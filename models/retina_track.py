@@ -186,6 +186,9 @@ def build(settings: Settings) -> Model:
         detector, classes = single_shot.build(settings.network, classes)
     model = Model(settings, detector, classes).eval()
     if stored:
+        if model.branch is None:  # weights that were trained with embeddings serve without them too
+            kept = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith("embedding.")}
+            stored = replace(stored, tensors=kept)
         model.weights = weights.load_weights(model.network, stored, extras=model.extras)
     return model
 
@@ -212,8 +215,7 @@ class Model(nn.Module):
     """The network and where its embeddings come from; see the package for the contract of all models.
 
     classes: names of the labels; resize: how large it wants its frames, as keywords of `records.Resize`. weights: which
-    were loaded, or None if random. branch: from F_ik to embeddings; always there, whether it is asked or not, so that
-    all weights of one wiring have one form.
+    were loaded, or None if random. branch: from F_ik to embeddings, where these are learned or taught.
     """
 
     frames_before = 0
@@ -230,13 +232,14 @@ class Model(nn.Module):
         self.resize: dict[str, Any] = {}
         self.branch: EmbeddingBranch | None = None
         if isinstance(detector, RetinaNetwork):
-            self.branch = EmbeddingBranch(
-                detector.head.channels,
-                EMBEDDING_SIZES[settings.network],
-                detector.head.instances,
-                len(detector.pyramid.strides),
-                settings.m3,
-            )
+            if settings.embeds == "learned" or settings.teaches:
+                self.branch = EmbeddingBranch(
+                    detector.head.channels,
+                    EMBEDDING_SIZES[settings.network],
+                    detector.head.instances,
+                    len(detector.pyramid.strides),
+                    settings.m3,
+                )
         else:
             self.resize = dict(single_shot.ARCHITECTURES[settings.network].resize)
             self.to(memory_format=torch.channels_last)
@@ -300,10 +303,10 @@ class Model(nn.Module):
         outputs = self.detector.outputs(raw)
         if not embeds:
             return outputs, [None] * len(frames)
+        if self.settings.embeds == "instance":
+            return outputs, list(rows(raw.head.instances))
         assert self.branch is not None
-        return outputs, list(
-            self.branch(raw.head.instances) if self.settings.embeds == "learned" else rows(raw.head.instances)
-        )
+        return outputs, list(self.branch(raw.head.instances))
 
     def row(self, frame: Tensor, outputs: AnchorOutputs, embeddings: Tensor | None) -> dict[str, Tensor]:
         """A frame's detections; embeddings: of its anchors, (A', E)."""

@@ -3,8 +3,10 @@
 from collections import Counter
 
 import pytest
+import torch
 
 from jobs import prepare
+from jobs.claims import units
 from jobs.claims.claim import Claim, Judged
 from jobs.claims.papers import PAPERS, claims, systems
 from jobs.claims.system import of_seed
@@ -50,6 +52,16 @@ def test_system_can_run_with_any_seed(name: str) -> None:
         assert recipe.model_settings[setting] == of_seed(weights, 2) == f"{weights}-seed-2"
         assert weights in known()
     assert not system.like or systems()[system.like].choices
+
+
+def test_nothing_of_a_network_is_random() -> None:
+    """Built twice it is the same: weights leave no part of it as it was drawn, and no run is made twice."""
+    both = []
+    for draw in (1, 2):
+        torch.manual_seed(draw)
+        both.append({unit.name: unit.detections for unit in units.units(list(systems().values()), [0], str)})
+    assert both[0] == both[1]
+    assert len(both[0]) == len(systems())
 
 
 def test_chosen_values_go_where_they_belong() -> None:
