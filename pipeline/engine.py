@@ -105,6 +105,7 @@ class OnRay:
         context.enable_progress_bars = False
         # A pool may be left without work: the stage before it lost what it had.
         warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+        context.execution_no_progress_timeout_s = -1  # a training, or a clip of hours, is one row: Ray would give up
         context.max_errored_blocks = -1  # a lost worker must not end the run; `stream`'s caller counts what came
         size = -(-len(records) // QUICK_BLOCKS) if stages[0].is_quick else 1
         blocks = [records[start : start + size] for start in range(0, len(records), size)]
