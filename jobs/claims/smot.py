@@ -19,7 +19,7 @@ TRANSFERS, SWITCHES, IDENTITY, ACCURACY = "num_transfer", "num_switches", "IDF1"
 DATA = "hannah"  # whose table has all systems; their twins are the same runs as those of the other datasets
 THRESHOLDS: dict[str, tuple[Any, ...]] = {
     "model.sigma_det": (0.5, 0.7, 0.9),
-    "model.sigma_track": (0.1, 0.2, 0.3),
+    "model.sigma_track": (0.05, 0.1, 0.2),
 }
 CONFIDENCE = {"linker.min_confidence": (0.3, 0.5, 0.7)}
 
