@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def test_an_exception_in_a_worker_ends_the_run_with_what_it_said(ray_session: No
         stages = [Stage("write", lambda: refuses, "", "", actors=actors), Stage("next", lambda: passes, "", "")]
         with pytest.raises(StageError, match="stage write: PermissionError: 403 for 3"):
             list(OnRay().stream([1, 2, 3], stages))
+
+
+def test_a_row_may_take_longer_than_ray_has_patience(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default that is half an hour, which a training is."""
+    import ray.cloudpickle
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", 0.5)
+    assert list(OnRay().stream([1], [Stage("ponder", lambda: ponders, "", "")])) == [1]
+
+
+def ponders(number: int) -> list[int]:
+    time.sleep(2)
+    return [number]
 
 
 def refuses(number: int) -> list[int]:
