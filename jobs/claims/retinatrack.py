@@ -16,7 +16,7 @@ STAR_SEPARATE, STAR_SHARED, ONE_SHAPE = "rt-star-separate", "rt-star-shared", "r
 TRACKTOR, TRACKTOR_ECC, TRACKTOR_PLUS = "rt-tracktor", "rt-tracktor-ecc", "rt-tracktor-plus-plus"
 SWITCHES, IDENTITY, ACCURACY, DETECTED = "num_switches", "IDF1", "MOTA", "mAP"
 TRACKED = {"linker.min_score": (0.3, 0.4, 0.5, 0.6, 0.7)}
-ALIVE = {"model.sigma_active": (0.025, 0.05, 0.1, 0.2, 0.35)}  # the released .5 is high for blurred objects
+ALIVE = {"model.sigma_active": (0.01, 0.025, 0.05, 0.1, 0.2)}  # the released .5 is high for blurred objects
 
 
 def systems() -> list[System]:

@@ -28,6 +28,9 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 def renderables(rows: Sequence[Row], width: int) -> Iterator[RenderableType]:
     """What `show` prints on a terminal of `width` columns; figures are whole however narrow it is."""
+    if not rows:
+        yield Text("No claim is about these systems alone; papers.html has their scores.")
+        return
     for stem, some in figures.by_paper(rows).items():
         yield Text(f"\n{figures.title(stem)} ({stem})", style="bold")
         yield _table(some) if width >= WIDE else Group(*(_lines(row) for row in some))

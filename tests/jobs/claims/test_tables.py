@@ -57,6 +57,9 @@ class TestTerminal:
             assert any(figure in line for line in lines), figure
         assert "…" not in text
 
+    def test_no_claims_are_said_to_be_none(self) -> None:
+        assert shown([], 80) == "No claim is about these systems alone; papers.html has their scores.\n"
+
     @pytest.mark.parametrize("width", [40, 120])
     def test_every_claim_is_there_once_below_its_paper(self, width: int) -> None:
         text = re.sub(r"\s+", " ", shown(ROWS, width))
