@@ -21,7 +21,7 @@ LATE: dict[str, Any] = {"condition": "none", "propagate": "raft_small", "rescore
 DEFORMABLE: dict[str, Any] = {"deformable": True}
 # FGFA's own range of frames, of which the later half has not been seen yet.
 AGGREGATED: dict[str, Any] = {**DEFORMABLE, "aggregate": 10, "aggregate_flow": "raft_small"}
-# Of the small network, as many as it learned with: ten would be a third of a video, and lose .12 of mAP.
+# Of the small network, as many as it learned with: ten would be a third of a video, and lose .10 of mAP.
 SMALL_AGGREGATE = 2
 # Appendix A1.
 MOT15: dict[str, Any] = {"benchmark": "mot15", "min_score": 0.95, "start_score": 0.95, "max_age": 10}
