@@ -171,7 +171,8 @@ def aggregate(features: Tensor, embeddings: Tensor, reference: int) -> Tensor:
     embeddings: (T, E, h, w), warped alike. A weight is exp(cosine to the reference's embedding), and those of all
     frames sum to 1 (flow-guided feature aggregation, equations 2 and 3).
     """
-    cosine = F.cosine_similarity(embeddings, embeddings[reference][None], dim=1)  # (T, h, w)
+    unit = F.normalize(embeddings, dim=1)  # F.cosine_similarity gives the same in four times the time
+    cosine = (unit * unit[reference]).sum(dim=1)  # (T, h, w)
     return (cosine.softmax(dim=0)[:, None] * features).sum(dim=0)
 
 

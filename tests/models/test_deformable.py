@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.ops import deform_conv2d
 
 from models.parts import backbones
 from models.parts.deformable import DeformableConv2d, deform
@@ -29,6 +30,32 @@ def test_begins_as_the_convolution_whose_place_it_takes(convolution: nn.Conv2d, 
     torch.testing.assert_close(deformable(x), convolution(x), rtol=1e-5, atol=1e-5)
     kept = {key: tensor for key, tensor in deformable.state_dict().items() if not key.startswith("sampling.")}
     assert kept.keys() == convolution.state_dict().keys()
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv2d(8, 12, 3, padding=1),
+        nn.Conv2d(8, 12, (3, 5), stride=(2, 1), padding=(1, 3), bias=False),
+        nn.Conv2d(8, 12, 3, padding=2, dilation=2, groups=4),
+    ],
+    ids=["plain", "oblong", "dilated and grouped"],
+)
+def test_on_a_cpu_it_is_what_torchvision_gives_outside_the_map_too(convolution: nn.Conv2d, groups: int) -> None:
+    torch.manual_seed(5)
+    deformable = DeformableConv2d(convolution, groups)
+    x, sampling = torch.randn(2, 8, 9, 11), deformable.sampling
+    nn.init.normal_(sampling.weight, std=0.5)  # offsets of some cells
+    offsets, masks = sampling(x).split([deformable.num_offsets, deformable.num_masks], dim=1)
+    weight, bias, how = convolution.weight, convolution.bias, (sampling.stride, sampling.padding, sampling.dilation)
+    wanted = deform_conv2d(x, offsets, weight, bias, *how, mask=2 * masks.sigmoid())
+    torch.testing.assert_close(deformable(x), wanted, rtol=1e-4, atol=1e-5)
+    given, expected = (
+        torch.autograd.grad(y.square().sum(), [weight, sampling.weight], retain_graph=True)
+        for y in (deformable(x), wanted)
+    )
+    torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_an_offset_of_one_cell_to_the_right_sees_the_image_shifted_to_the_left() -> None:
