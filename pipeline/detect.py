@@ -5,14 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline import boxes as box_ops
 from pipeline.clips import Decoded, Part, Unit, chunked, clips_of
@@ -29,18 +26,6 @@ def build(model: str, model_settings: Mapping[str, Any]) -> torch.nn.Module:
     return network.eval()
 
 
-def folded(network: nn.Module) -> nn.Module:
-    """The network, in evaluation mode, with each batch norm made part of the convolution right before it: the same in
-    less time. It is changed: names and digests of weights are those of the network before.
-    """
-    for layers in list(network.modules()):
-        if isinstance(layers, nn.Sequential):
-            for place, (convolution, norm) in enumerate(pairwise(list(layers))):
-                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    layers[place], layers[place + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
-    return network
-
-
 class Detect:
     """The detect stage: decoded clips, or units still to decode, -> parts.
 
@@ -54,7 +39,7 @@ class Detect:
         if device == "cpu":
             torch.set_num_threads(1)
         self.device = torch.device(device)
-        self.model = folded(build(model, model_settings)).to(self.device)
+        self.model = build(model, model_settings).to(self.device)
         self.resize = resize_of(self.model)
         self.chunk_frames = chunk_frames
 

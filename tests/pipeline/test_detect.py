@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline import detect as module
 from pipeline import planning
 from pipeline.clips import Decoded, Part
-from pipeline.detect import Detect, Shown, folded, mapped_back
+from pipeline.detect import Detect, Shown, mapped_back
 from pipeline.planning import PlanVideo
 from pipeline.recipe import Recipe
 from pipeline.records import Clip, ClipRef, Detections, VideoInfo
@@ -220,22 +220,3 @@ def test_a_frame_without_boxes_may_have_moves_of_none() -> None:
     assert len(found) == 0
     assert found.moves is not None
     assert found.moves.box_id.tolist() == [-1]
-
-
-def test_batch_norms_are_folded_and_nothing_changes_though_norms_share_a_convolution() -> None:
-    torch.manual_seed(0)
-    shared = nn.Conv2d(4, 4, 3, padding=1, bias=False)
-    first, second = (nn.Sequential(shared, nn.BatchNorm2d(4), nn.ReLU()) for _ in range(2))
-    apart = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.BatchNorm2d(4))  # the norm is not of the convolution
-    network = nn.Sequential(first, second, apart)
-    for norm in (each for each in network.modules() if isinstance(each, nn.BatchNorm2d)):
-        for values in (norm.weight, norm.bias, norm.running_mean):
-            assert values is not None
-            nn.init.normal_(values)
-        assert norm.running_var is not None
-        nn.init.uniform_(norm.running_var, 0.5, 2)
-    x = torch.randn(2, 4, 6, 6)
-    with torch.no_grad():
-        wanted = network.eval()(x)
-        torch.testing.assert_close(folded(network)(x), wanted, rtol=1e-5, atol=1e-5)
-    assert [isinstance(each, nn.BatchNorm2d) for each in network.modules()].count(True) == 1

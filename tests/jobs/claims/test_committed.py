@@ -18,14 +18,15 @@ from jobs.papers import weights
 from pipeline import subsets
 from pipeline.engine import Local
 
-# Each of two systems that differ in what links alone, so that a network runs once for both.
+# One of networks that feed their boxes back, in which small faults grow; one of what links alone.
 CLAIMS = [
     claim
     for claim in papers.claims()
-    if (claim.paper, claim.name) in (("plug_and_play_tracker", "seq-nms"), ("detect_to_track", "offline"))
+    if (claim.paper, claim.name) in (("plug_and_play_tracker", "seq-track-nms"), ("detect_to_track", "offline"))
 ]
 SYSTEMS = [papers.systems()[name] for claim in CLAIMS for name in (claim.better, claim.worse)]
 KEPT = str(results.KEPT)
+NEAR = 5e-3  # of scores, for machines that sum in another order
 
 
 def of_two(system: System) -> System:
@@ -83,7 +84,7 @@ def test_some_videos_score_what_is_committed(claim: Claim, tmp_path: Path) -> No
         found = {row["video_id"]: row["value"] for row in rows.to_pylist() if row["video_id"]}
         assert len(found) == 2
         for video, value in found.items():
-            assert value == pytest.approx(kept[unit.system, unit.seed, video, claim.metric], abs=2e-3, nan_ok=True)
+            assert value == pytest.approx(kept[unit.system, unit.seed, video, claim.metric], abs=NEAR, nan_ok=True)
 
 
 @pytest.mark.slow
@@ -94,6 +95,6 @@ def test_two_claims_are_as_committed(tmp_path: Path) -> None:
     assert len(rows) == 2
     for row in rows:
         other = kept[row["paper"], row["name"]]
-        assert row["difference"] == pytest.approx(other["difference"], abs=2e-3)
-        assert row["interval"] == pytest.approx(other["interval"], abs=2e-3)
+        assert row["difference"] == pytest.approx(other["difference"], abs=NEAR)
+        assert row["interval"] == pytest.approx(other["interval"], abs=NEAR)
         assert row["holds"] == other["holds"]
