@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from models.parts.sampling import bilinear
+
 
 class DeformableConv2d(nn.Conv2d):
     """A convolution each of whose kernel points is moved and weighted, cell by cell, as the input says.
@@ -73,31 +75,26 @@ class DeformableConv2d(nn.Conv2d):
         return moved
 
     def sampled(self, x: Tensor, offsets: Tensor, masks: Tensor) -> Tensor:
-        """What torchvision's `deform_conv2d` gives, (N, D, h, w), in a third of the time that it takes on a CPU.
+        """What torchvision's `deform_conv2d` gives, (N, D, h, w), in less than half of its time on a CPU.
 
         All that the kernel sees is drawn side by side, (N, C, 3h, 3w), for a convolution that steps from one to the
         next. x: (N, C, H, W); offsets: (N, 2 G K, h, w), of each point dy and dx; masks: (N, G K, h, w).
         """
-        assert not isinstance(self.padding, str)
-        cells, sides = masks.shape[-2:], self.kernel_size
-        moves = offsets.unflatten(1, (-1, *sides, 2)).permute(0, 1, 5, 2, 6, 3, 4)  # (N, G, h, 3, w, 3, 2)
-        weights = masks.unflatten(1, (-1, *sides)).permute(0, 1, 4, 2, 5, 3)  # (N, G, h, 3, w, 3)
-        y, x_at = (
-            torch.arange(count, device=x.device)[:, None] * stride
-            - padding
-            + torch.arange(side, device=x.device) * dilation
-            for count, stride, padding, side, dilation in zip(
-                cells, self.stride, self.padding, sides, self.dilation, strict=True
-            )
-        )  # (h, 3) and (w, 3), where the kernel's points are before they move
-        where = moves + torch.stack(torch.broadcast_tensors(y[:, :, None, None], x_at), dim=-1)
-        # grid_sample wants x before y, and -1 and 1 at the outer edges of the outer cells
-        grid = (2 * where.flip(-1) + 1) / where.new_tensor([x.shape[3], x.shape[2]]) - 1
-        grid = grid.flatten(0, 1).flatten(1, 2).flatten(2, 3)  # (N G, 3h, 3w, 2)
+        rows, columns = self.points(0, masks.shape[-2]), self.points(1, masks.shape[-1])  # (h, 3), (w, 3)
+        drawn = (rows.numel(), columns.numel())
+        still = torch.stack(torch.broadcast_tensors(rows[:, :, None, None], columns), dim=-1)  # (h, 3, w, 3, 2), y, x
+        moves = offsets.unflatten(1, (-1, *self.kernel_size, 2)).permute(0, 1, 5, 2, 6, 3, 4)  # (N, G, h, 3, w, 3, 2)
+        masks = masks.unflatten(1, (-1, *self.kernel_size)).permute(0, 1, 4, 2, 5, 3)  # (N, G, h, 3, w, 3)
+        places = (moves + still).flip(-1).reshape(-1, *drawn, 2)  # (N G, 3h, 3w, 2), x, y
         groups = x.unflatten(1, (moves.shape[1], -1)).flatten(0, 1)  # (N G, C / G, H, W)
-        seen = F.grid_sample(groups, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        seen = seen * weights.flatten(0, 1).flatten(1, 2).flatten(2, 3)[:, None]
-        return F.conv2d(seen.view(len(x), -1, *seen.shape[2:]), self.weight, self.bias, sides, groups=self.groups)
+        seen = bilinear(groups, places) * masks.reshape(-1, 1, *drawn)
+        return F.conv2d(seen.view(len(x), -1, *drawn), self.weight, self.bias, self.kernel_size, groups=self.groups)
+
+    def points(self, axis: int, count: int) -> Tensor:
+        """Where the kernel's points are for each of `count` outputs along an axis, before they move, (count, 3)."""
+        assert not isinstance(self.padding, str)
+        first = torch.arange(count, device=self.weight.device) * self.stride[axis] - self.padding[axis]
+        return first[:, None] + torch.arange(self.kernel_size[axis], device=first.device) * self.dilation[axis]
 
 
 def deform(network: nn.Module, stages: Sequence[str], groups: int = 1) -> None:

@@ -21,6 +21,7 @@ from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
 from torchvision.transforms.functional import rgb_to_grayscale
 
 from models.parts import weights as stored_weights
+from models.parts.sampling import bilinear
 
 Method = Literal["none", "farneback", "raft_small"]
 RAFT_MULTIPLE, RAFT_LEAST = 8, 128  # px; what its pyramid of correlations needs of a frame's sides
@@ -160,9 +161,7 @@ def warp(features: Tensor, flow: Tensor, stride: int) -> Tensor:
         torch.arange(rows, device=flow.device), torch.arange(columns, device=flow.device), indexing="ij"
     )
     where = (torch.stack([x, y]) + shift).permute(0, 2, 3, 1)  # (N, h, w, 2), in cells, x then y
-    # grid_sample wants -1 and 1 at the outer edges of the outer cells
-    grid = (2 * where + 1) / where.new_tensor([columns, rows]) - 1
-    return F.grid_sample(features, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return bilinear(features, where)
 
 
 def aggregate(features: Tensor, embeddings: Tensor, reference: int) -> Tensor:
@@ -171,7 +170,7 @@ def aggregate(features: Tensor, embeddings: Tensor, reference: int) -> Tensor:
     embeddings: (T, E, h, w), warped alike. A weight is exp(cosine to the reference's embedding), and those of all
     frames sum to 1 (flow-guided feature aggregation, equations 2 and 3).
     """
-    unit = F.normalize(embeddings, dim=1)  # F.cosine_similarity gives the same in four times the time
+    unit = F.normalize(embeddings, dim=1)  # F.cosine_similarity gives the same, more slowly
     cosine = (unit * unit[reference]).sum(dim=1)  # (T, h, w)
     return (cosine.softmax(dim=0)[:, None] * features).sum(dim=0)
 
