@@ -7,7 +7,7 @@ objects, a shaking camera; distractors that last a frame or two are in no truth.
 
 Each video is a pure function of the version, the split and the index. The version names the pixels for good: a change
 to any is a new version, and `DIGESTS` are there to notice it. The frames come before the encoder; how a build of
-libx264 packs them is not part of the version.
+libx264 packs them is not part of the version (see `files`).
 
 `--catalog synthetic [SOURCE]`: SOURCE is the folder in which `synthetic-v1/<split>/` is made or found, by default
 TRACKLOOM_CACHE or ~/.cache/trackloom.
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from catalogs.parts.files import IMAGES, VIDEOS
 from catalogs.synthetic import draw
 from catalogs.synthetic.annotate import FLAGS, digest, truth_table, video_id
-from catalogs.synthetic.files import FPS, write, written_digest
+from catalogs.synthetic.files import ENCODING, FPS, write, written_digest
 from catalogs.synthetic.paths import SIZE
 from catalogs.synthetic.scene import VERSION, make_scene
 from catalogs.synthetic.shapes import CLASSES
@@ -89,7 +89,7 @@ def videos(source: str | None, settings: Settings) -> list[VideoInfo]:
             video_id=path.stem,
             uri=str(path),
             catalog="synthetic",
-            identity=f"{VERSION}-{name}",
+            identity=f"{VERSION}-{name}-{ENCODING}",
             truth_uri=str(path.with_suffix(".parquet")),
             fps=float(FPS),
             size=SIZE,

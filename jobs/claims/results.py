@@ -4,7 +4,7 @@ cp OUT/papers*.json OUT/papers*.parquet jobs/results/
 
 papers.json             a claim each, see CLAIM
 papers-scores.json      {system: {subset: {metric: [value of each seed]}}}, of all videos; null for no value
-papers-videos.parquet   system, seed, subset, video_id, metric, value
+papers-videos.parquet   system, seed, subset, video_id, metric, value; in its metadata "files", the videos' SHA-256
 papers-weights.json     {weights: {seed: {sha256, command}}}, of all that the systems needed
 papers-settings.json    what was chosen on val, see `choosing`
 """
@@ -12,6 +12,7 @@ papers-settings.json    what was chosen on val, see `choosing`
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import math
 import os
@@ -146,8 +147,15 @@ def write_scores(out: str, units: Sequence[Unit], asked: Mapping[str, Asked]) ->
     Store(out).write((json.dumps(whole) + "\n").encode(), SCORES)
     columns["value"] = np.round(np.array(columns["value"], np.float32), 4)  # type: ignore[assignment]
     columns["seed"] = pa.array(columns["seed"], pa.int16())
-    Run(out).write_table(pa.table(columns), VIDEOS)
+    files = files_of(out, units[0]) if units else {}
+    Run(out).write_table(pa.table(columns), VIDEOS, metadata={"files": json.dumps(files)})
     return whole
+
+
+def files_of(out: str, unit: Unit) -> dict[str, str]:
+    """The SHA-256 of each file that a unit saw, by video: an encoder may pack what was drawn otherwise elsewhere."""
+    rows = read_run(f"{out}/{unit.folder}").table("videos").to_pylist()
+    return {row["video_id"]: hashlib.sha256(Path(row["uri"]).read_bytes()).hexdigest() for row in rows}
 
 
 def read_scores(folder: str = str(KEPT)) -> dict[str, dict[str, dict[str, list[float | None]]]]:

@@ -127,6 +127,40 @@ def test_files_decode_to_what_was_drawn(listed: list[VideoInfo], index: int) -> 
     assert synthetic.truth(listed[index]).equals(table)
 
 
+@pytest.mark.parametrize("asm", ["sse2", "avx2", "0"])
+def test_files_are_the_same_whatever_the_processor(asm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, _ = synthetic.render("test", 1)
+    files.encode(tmp_path / "here.mp4", frames)
+    monkeypatch.setitem(files._OPTIONS, "x264-params", f"{files._OPTIONS['x264-params']}:asm={asm}")
+    files.encode(tmp_path / "there.mp4", frames)
+    assert (tmp_path / "here.mp4").read_bytes() == (tmp_path / "there.mp4").read_bytes()
+
+
+def test_planes_are_those_of_bt_601() -> None:
+    """Of grey, red and blue blocks: Y, Cb and Cr as the standard has them."""
+    frame = np.zeros((4, 12, 3), np.uint8)
+    frame[:, :4], frame[:, 4:8], frame[:, 8:] = 128, (255, 0, 0), (0, 0, 255)
+    planes = files.yuv420(frame)
+    assert planes.shape == (6, 12)
+    assert planes[0].tolist() == [126] * 4 + [82] * 4 + [41] * 4
+    assert planes[4:].reshape(2, 2, 6).tolist() == [
+        [[128, 128, 90, 90, 240, 240]] * 2,
+        [[128, 128, 240, 240, 110, 110]] * 2,
+    ]
+
+
+def test_videos_of_an_older_encoding_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = synthetic.Settings(split="val", num_videos=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "ENCODING", "1")
+        patch.setattr(synthetic, "ENCODING", "1")
+        (older,) = synthetic.videos(str(tmp_path), options)
+    stamp = Path(older.uri).stat().st_mtime_ns
+    (newer,) = synthetic.videos(str(tmp_path), options)
+    assert newer.identity != older.identity
+    assert Path(newer.uri).stat().st_mtime_ns > stamp
+
+
 def test_videos_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = synthetic.Settings(split="val", num_videos=2)
     monkeypatch.setenv("TRACKLOOM_CACHE", str(tmp_path))

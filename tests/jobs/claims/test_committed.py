@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ CLAIMS = [
 SYSTEMS = [papers.systems()[name] for claim in CLAIMS for name in (claim.better, claim.worse)]
 KEPT = str(results.KEPT)
 NEAR = 5e-3  # of scores, for machines that sum in another order
+ALIKE = 0.1  # of what a video scores that another build of libx264 packed: seen up to .05
 
 
 def of_two(system: System) -> System:
@@ -77,14 +79,16 @@ def test_some_videos_score_what_is_committed(claim: Claim, tmp_path: Path) -> No
     assert units.run(every, str(tmp_path), Local()) == {}
     asked = {system.name: {subsets.ALL: (claim.metric,)} for system in both}
     assert scores.score(every, asked, str(tmp_path), Local()) == {}
-    kept = committed()
+    kept, files = committed(), json.loads(results.read_videos().schema.metadata[b"files"])
     for unit in every:
+        same = results.files_of(str(tmp_path), unit).items() <= files.items()
         rows = scores.read(str(tmp_path), unit)[subsets.ALL]
         rows = rows.filter(pc.and_(pc.equal(rows["metric"], claim.metric), pc.is_null(rows["class_name"])))
         found = {row["video_id"]: row["value"] for row in rows.to_pylist() if row["video_id"]}
         assert len(found) == 2
         for video, value in found.items():
-            assert value == pytest.approx(kept[unit.system, unit.seed, video, claim.metric], abs=NEAR, nan_ok=True)
+            there = kept[unit.system, unit.seed, video, claim.metric]
+            assert value == pytest.approx(there, abs=NEAR if same else ALIKE, nan_ok=True)
 
 
 @pytest.mark.slow
