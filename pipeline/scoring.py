@@ -7,7 +7,7 @@ Both steps are functions of Arrow tables and know nothing of where those lie: `s
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -186,7 +186,7 @@ def _table(catalog: str, tally: Tally, *, per_video: bool) -> pa.Table:
     for (video, label), counts in tally.items():
         assert label is not None, "counts are of a class"
         groups.setdefault(video if per_video else None, {}).setdefault(label, []).append(counts)
-    lines: list[_Line] = []
+    blocks: list[_Block] = []
     for group, classes in groups.items():
         for family, module in FAMILIES.items():
             if not all(family in counts for found in classes.values() for counts in found):
@@ -197,27 +197,32 @@ def _table(catalog: str, tally: Tally, *, per_video: bool) -> pa.Table:
             }
             shared = [total(list(parts.values()), module.JOINED)] if hasattr(module, "count_all") else []
             by_class = {label: module.scores(counts, *shared) for label, counts in parts.items()}
-            for label, scores in by_class.items():
-                for index, (metric, value) in enumerate(scores.items()):
-                    lines.append(_Line(catalog, group, label, metric, value, None if index else parts[label]))
-            for metric, value in _over_classes(module, parts, by_class).items():
-                lines.append(_Line(catalog, group, None, metric, value, None))
-    columns = [list(column) for column in zip(*lines, strict=True)] or [[] for _ in SCORES]
-    counted = _listed(columns.pop())
-    fields = list(SCORES)[:-1]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
-    return pa.table([*arrays, counted], schema=SCORES)
+            blocks += [_Block(group, label, scores, parts[label]) for label, scores in by_class.items()]
+            blocks.append(_Block(group, None, _over_classes(module, parts, by_class), None))
+    sizes = [len(block.scores) for block in blocks]
+    columns = {
+        "catalog": pa.repeat(pa.scalar(catalog, pa.string()), sum(sizes)),
+        "video_id": _repeated([block.video_id for block in blocks], sizes),
+        "class_name": _repeated([block.class_name for block in blocks], sizes),
+        "metric": pa.array([metric for block in blocks for metric in block.scores], pa.string()),
+        "value": pa.array([value for block in blocks for value in block.scores.values()], pa.float64()),
+        "counts": _listed([each for block in blocks for each in (block.counts, *[None] * (len(block.scores) - 1))]),
+    }
+    return pa.table(columns, schema=SCORES)
 
 
-class _Line(NamedTuple):
-    """A row of SCORES."""
+class _Block(NamedTuple):
+    """Rows of SCORES that one family has of a video and class, one a metric; counts: of the first."""
 
-    catalog: str
     video_id: str | None
     class_name: str | None
-    metric: str
-    value: float
+    scores: Mapping[str, float]
     counts: Counts | None
+
+
+def _repeated(names: Sequence[str | None], times: Sequence[int]) -> pa.Array:
+    """Each name so many times, as strings."""
+    return pa.array(names, pa.string()).take(pa.array(np.repeat(np.arange(len(names)), times)))
 
 
 def _listed(rows: Sequence[Counts | None]) -> pa.Array:

@@ -6,7 +6,7 @@ array work over the whole video, and only frames where boxes compete for each ot
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ class Rows:
         return len(self.frame)
 
     def __getitem__(self, chosen: Ints | Booleans | slice) -> Rows:
-        return Rows(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+        return Rows(*[array[chosen] for array in vars(self).values()])
 
 
 def rows(
