@@ -14,9 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import timm
 import torch
-from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 from torchvision.models._utils import IntermediateLayerGetter
@@ -71,6 +69,8 @@ def published(name: str) -> dict[str, str]:
 
 def published_by_timm(name: str) -> dict[str, str]:
     """Names (timm's "architecture.tag") of the ImageNet weights that timm knows of, and their URLs."""
+    import timm  # takes seconds, which no small network should wait for
+
     urls = {}
     for full in timm.list_pretrained(f"{name}.*"):
         config = timm.get_pretrained_cfg(full)
@@ -85,6 +85,8 @@ def begun(network: nn.Module, weights: str, published: Mapping[str, str], withou
     weights: see `build`. without: how the keys begin that only the classification of ImageNet needs; what else there is
     too much is an error, as is what lacks.
     """
+    from timm.layers.norm_act import freeze_batch_norm_2d
+
     if weights == "random":
         calibrate(network)
     else:
@@ -148,6 +150,8 @@ class InceptionV4(nn.Module):
     REDUCTION_B = 18  # of `features`
 
     def __init__(self) -> None:
+        import timm
+
         super().__init__()
         features = timm.create_model("inception_v4").features
         assert isinstance(features, nn.Sequential)

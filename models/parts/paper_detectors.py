@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
@@ -226,6 +225,8 @@ class Merged(nn.Module):
     BRANCHES = ("stride4", "stride8", "stride16", "stride32")  # of 32, 64, 128 and 256 channels
 
     def __init__(self, weights: str) -> None:
+        import timm  # takes seconds, which no small network should wait for
+
         super().__init__()
         body = timm.create_model("hrnet_w32", features_only=True, feature_location="", out_indices=(1, 2, 3, 4))
         self.body = backbones.begun(body, weights, backbones.published_by_timm("hrnet_w32"), HRNET_CLASSIFIER)
