@@ -69,12 +69,16 @@ def videos_digest(videos: Sequence[VideoInfo]) -> dict[str, Any]:
 
 def detection(recipe: Recipe, max_videos: int | None = None) -> Detection:
     """The videos listed and the network built; ValueError or OSError in one sentence where either cannot be."""
+    return Detection(recipe, listed(recipe, recipe.catalog, recipe.source, max_videos), built(recipe))
+
+
+def built(recipe: Recipe) -> Any:
+    """The network on the CPU; ValueError or OSError in one sentence where it cannot be, or was never trained."""
     from pipeline.detect import build  # torch takes seconds to import, and linking needs none
 
-    videos = listed(recipe, recipe.catalog, recipe.source, max_videos)
     model = build(recipe.model, recipe.model_settings)
     check_trained(recipe, model)
-    return Detection(recipe, videos, model)
+    return model
 
 
 def check_trained(recipe: Recipe, model: Any) -> None:

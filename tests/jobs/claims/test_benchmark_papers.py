@@ -275,7 +275,7 @@ def test_settings_are_chosen_on_val_by_the_scores_there(finished: Any) -> None:
 def test_a_unit_is_resampled_as_its_videos_are_scored(finished: Any) -> None:
     """Recall on a subset and milliseconds, against the videos repeated by hand."""
     out = str(finished.out)
-    unit = Unit("strict", 0, Recipe(), {}, "")
+    unit = Unit("strict", 0, Recipe(), {}, "", "")
     weights = np.array([[1, 1], [2, 0], [0, 2], [3, 1]])
     drawn = judging.Drawn(("test-0000", "test-0001"), weights, np.ones((4, 1), int))
     found = judging.resample_unit(out, drawn, (unit, {"burst": ("recall",), "all": ("ms", "recall"), "fast": ("mAP",)}))

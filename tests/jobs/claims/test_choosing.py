@@ -41,7 +41,7 @@ def test_the_best_mean_over_seeds_is_chosen(
 
     def listed(systems: Any, seeds: Any, file: Any, split: str, chosen: Any) -> list[units.Unit]:
         assert split == "val"
-        return [units.Unit(systems[0].name, seed, Recipe(), chosen[systems[0].name], "") for seed in seeds]
+        return [units.Unit(systems[0].name, seed, Recipe(), chosen[systems[0].name], "", "") for seed in seeds]
 
     monkeypatch.setattr(units, "units", listed)
     monkeypatch.setattr(units, "run", lambda *given: {})
@@ -59,7 +59,7 @@ def test_the_best_mean_over_seeds_is_chosen(
 def test_a_failed_run_leaves_what_was_chosen_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / choosing.FILE).write_text('{"open": {"chosen": {"linker.min_score": 0.3, "model.top": 1}}}')
     monkeypatch.setattr(
-        units, "units", lambda systems, seeds, *rest: [units.Unit(systems[0].name, 0, Recipe(), {}, "")]
+        units, "units", lambda systems, seeds, *rest: [units.Unit(systems[0].name, 0, Recipe(), {}, "", "")]
     )
     monkeypatch.setattr(units, "run", lambda every, *rest: {every[-1].name: "no luck"})
     monkeypatch.setattr(scores, "score", lambda *given: {})
