@@ -44,7 +44,7 @@ def test_every_paper_has_claims_and_no_system_is_idle() -> None:
 def test_system_can_run_with_any_seed(name: str) -> None:
     system = systems()[name]
     for seed in (0, 2):
-        recipe = system.at(seed, "val", dict.fromkeys(system.choices, 0.5))
+        recipe = system.at(seed, "val", {setting: values[0] for setting, values in system.choices.items()})
         prepare.check_model_and_linker(recipe)
         assert recipe.catalog_settings == {"split": "val"}
     assert system.weights()
