@@ -1,6 +1,6 @@
 """A unit: a system with the weights of one training seed, run over the videos; what is done is not done again.
 
-    OUT/truth/<digest>/                what is known of the videos
+    OUT/truth/<catalog>-<digest>/      what is known of the videos
     OUT/detections/<model>-<digest>/   what a network sees; for all units that differ in nothing but what links
     OUT/runs/<system>/seed-<n>/        tracks and truth of a unit
 
