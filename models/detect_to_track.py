@@ -10,7 +10,7 @@ Legend: N frames, P pairs of frames, R regions of one frame, D detections, C for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -134,8 +134,7 @@ def build(settings: Settings) -> Model:
     model = Model(settings, detector, classes, SMALL_CORRELATIONS if small else PAPER_CORRELATIONS).eval()
     if stored:
         if not settings.track:  # D alone has no use for the track branch that the weights of D&T hold
-            kept = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith("track_branch.")}
-            stored = replace(stored, tensors=kept)
+            stored = stored.without("track_branch.")
         model.weights = weights.load_weights(model.network, stored, extras=model.extras)
         model.untrained = model.weights.missing
     return model

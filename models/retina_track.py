@@ -187,8 +187,7 @@ def build(settings: Settings) -> Model:
     model = Model(settings, detector, classes).eval()
     if stored:
         if model.branch is None:  # weights that were trained with embeddings serve without them too
-            kept = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith("embedding.")}
-            stored = replace(stored, tensors=kept)
+            stored = stored.without("embedding.")
         model.weights = weights.load_weights(model.network, stored, extras=model.extras)
     return model
 

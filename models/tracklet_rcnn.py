@@ -159,9 +159,8 @@ def build(settings: Settings) -> Model:
         deform(built.detector, SMALL_STAGES)
     model = Model(settings, built.detector, built.classes).eval()
     if built.stored:
-        off = tuple(f"{name}." for name in ("embeddings", "aggregation") if name not in model.extras)
-        used = {name: tensor for name, tensor in built.stored.tensors.items() if not name.startswith(off)}
-        model.weights = weights.load_weights(model.network, replace(built.stored, tensors=used), extras=model.extras)
+        off = [f"{name}." for name in ("embeddings", "aggregation") if name not in model.extras]
+        model.weights = weights.load_weights(model.network, built.stored.without(*off), extras=model.extras)
         model.untrained = model.weights.missing
     return model
 

@@ -116,8 +116,7 @@ def build(settings: Settings) -> Model:
     model = Model(settings, built.detector, built.classes, network).eval()
     if stored := built.stored:
         if network is None or not beside:  # a ReID network that the file holds too is of no use
-            tensors = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(reid.PREFIX)}
-            stored = replace(stored, tensors=tensors)
+            stored = stored.without(reid.PREFIX)
         elif any(name.startswith(reid.PREFIX) for name in stored.tensors):
             reid.own_tensors(network, stored)  # says so where it is of another kind
         model.weights = weights.load_weights(model.network, stored, extras=model.extras)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -90,9 +90,7 @@ def begun(network: nn.Module, weights: str, published: Mapping[str, str], withou
     if weights == "random":
         calibrate(network)
     else:
-        stored = read_weights(weights, published)
-        kept = {key: tensor for key, tensor in stored.tensors.items() if not key.startswith(without)}
-        load_weights(network, replace(stored, tensors=kept))
+        load_weights(network, read_weights(weights, published).without(*without))
     frozen: nn.Module = freeze_batch_norm_2d(network)
     return frozen.eval()
 

@@ -134,9 +134,7 @@ def build(kind: Kind, weights: str = "default") -> Reid:
     name = DEFAULT_WEIGHTS[kind] if weights == "default" else weights
     published = ARCHITECTURES[kind].published()
     if name in published:
-        stored = read_weights(name, published)
-        body = {key: tensor for key, tensor in stored.tensors.items() if not key.startswith("fc.")}
-        reid.weights = load_weights(reid.body, replace(stored, tensors=body))
+        reid.weights = load_weights(reid.body, read_weights(name, published).without("fc."))
     elif name != "random":
         stored = read_weights(name)
         reid.weights = load_weights(reid, replace(stored, tensors=own_tensors(reid, stored)))

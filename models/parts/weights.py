@@ -14,7 +14,7 @@ import urllib.request
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,6 +39,11 @@ class StoredWeights:
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
     digest: str
+
+    def without(self, *beginnings: str) -> StoredWeights:
+        """All but the tensors whose names begin so: those of parts that are not in use."""
+        kept = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(beginnings)}
+        return replace(self, tensors=kept)
 
 
 @dataclass(frozen=True)
