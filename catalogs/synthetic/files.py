@@ -1,8 +1,7 @@
 """Files: each video as H.264 with its truth beside it, made once and then found again.
 
-Whatever machine makes them, the same build of libx264 gives the same bytes: left to itself it takes other algorithms on
-other processors, and networks then score up to .05 of mAP differently on one video. What one machine found could not be
-told from what another finds.
+The same build of libx264 gives the same bytes on every x86 processor: left to itself it takes other algorithms on others,
+by which a network's mAP on a single video moved up to .05, so that results of two machines could not be compared.
 """
 
 from __future__ import annotations
@@ -57,7 +56,10 @@ def encode(path: Path, frames: NDArray[np.uint8]) -> None:
 
 
 def yuv420(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """RGB (H, W, 3) as the planes of BT.601 in one array (3 H / 2, W), H a multiple of 4: whole numbers everywhere."""
+    """RGB (H, W, 3), H a multiple of 4, as Y, Cb and Cr one below the other (3 H / 2, W): BT.601 of limited range.
+
+    Chroma is of the mean of 2 x 2 pixels. All is whole numbers, which no processor rounds otherwise.
+    """
     height, width = frame.shape[:2]
     red, green, blue = np.moveaxis(frame.astype(np.int32), 2, 0)
     luma = ((66 * red + 129 * green + 25 * blue + 128) >> 8) + 16

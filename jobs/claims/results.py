@@ -153,7 +153,7 @@ def write_scores(out: str, units: Sequence[Unit], asked: Mapping[str, Asked]) ->
 
 
 def files_of(out: str, unit: Unit) -> dict[str, str]:
-    """The SHA-256 of each file that a unit saw, by video: an encoder may pack what was drawn otherwise elsewhere."""
+    """The SHA-256 of each local file that a unit saw, by video: another build of an encoder may pack them otherwise."""
     rows = read_run(f"{out}/{unit.folder}").table("videos").to_pylist()
     return {row["video_id"]: hashlib.sha256(Path(row["uri"]).read_bytes()).hexdigest() for row in rows}
 

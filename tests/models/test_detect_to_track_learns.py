@@ -118,7 +118,7 @@ def neighbours_reached(films: Sequence[Film], seen: Sequence[list[Detections]]) 
     return torch.cat(by_moves).float().mean().item(), torch.cat(by_overlap).float().mean().item()
 
 
-@pytest.mark.slow  # of the weights that are shipped the same is said in less time, by `test_committed`
+@pytest.mark.slow  # `test_track_branch` learns moves in less time, `test_committed` holds what shipped weights find
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_tracks_lead_to_fast_objects_and_tubes_by_them_outdo_frames(seed: int, target_of: TargetOf) -> None:
     """By heart, then with every third frame worn; the mean of two strengths, for one alone is a matter of chance.

@@ -99,7 +99,7 @@ def mean_ap(model: Model, films: list[Film], linked: bool) -> float:
     return scoring.values(scoring.combine([table]))[None, None]["mAP"]
 
 
-@pytest.mark.slow  # of the weights that are shipped the same is said in less time, by `test_committed`
+@pytest.mark.slow  # `test_regression_tracker` learns in less time, `test_committed` holds what shipped weights find
 def test_following_finds_what_single_frames_do_not_show(target_of: TargetOf) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
