@@ -1,7 +1,7 @@
 """Files: each video as H.264 with its truth beside it, made once and then found again.
 
-The same build of libx264 gives the same bytes on every x86 processor: left to itself it takes other algorithms on others,
-by which a network's mAP on a single video moved up to .05, so that results of two machines could not be compared.
+The same build of libx264 gives the same bytes on every x86 processor: left to itself it takes other algorithms on
+others, by which a network's mAP on a single video moved up to .05; results of two machines could not be compared.
 """
 
 from __future__ import annotations
