@@ -23,3 +23,15 @@ def test_nodes_with_gpus_and_without_are_told_apart() -> None:
     config = yaml.safe_load(FILE.read_text())
     assert set(config["available_node_types"]) == {"head", "cpu", "gpu"}
     assert config["head_node_type"] in config["available_node_types"]
+
+
+def test_nodes_take_jobs_and_let_in_only_who_has_the_token() -> None:
+    config = yaml.safe_load(FILE.read_text())
+    (locked,) = (line for line in (FILE.parent / "requirements.lock").read_text().splitlines() if line[:5] == "ray==")
+    assert f"'{locked.replace('ray', 'ray[default]')}'" in " ".join(config["setup_commands"])
+    assert any(path.endswith("/.ray/auth_token") for path in config["file_mounts"])
+    starts = [
+        line for line in config["head_start_ray_commands"] + config["worker_start_ray_commands"] if "start" in line
+    ]
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token ray start" in line for line in starts)
